@@ -1,0 +1,1 @@
+"""Orchestra: named, vetted work on named hosts, and one true answer per host."""

@@ -1,0 +1,1 @@
+"""The daemon that keeps the queue. It never imports the player."""

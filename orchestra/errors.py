@@ -1,0 +1,132 @@
+"""One small class per thing that can go wrong; its docstring is the sentence the user reads.
+
+Standard library only: the stage imports this file too. A class names its ``code`` (stable, for programs)
+and the exit ``status`` a command ends with. Errors that only one room raises live in that room's section.
+"""
+
+import re
+from typing import ClassVar
+
+EX_USAGE, EX_UNAVAILABLE, EX_SOFTWARE, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 64, 69, 70, 75, 77, 78
+
+
+class OrchestraError(Exception):
+    """Something went wrong that has no better name."""
+
+    status: ClassVar[int] = EX_SOFTWARE
+
+    def __init__(self, **fields: object) -> None:
+        self.fields = fields
+        super().__init__(self.sentence)
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, where, and what to do: the docstring with the fields filled in."""
+        text = " ".join((type(self).__doc__ or type(self).__name__).split())
+        return text.format_map(self.fields)
+
+    @property
+    def code(self) -> str:
+        """The class name in the form programs compare, ``NO_SUCH_JOB``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).upper()
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class UsageError(OrchestraError):
+    """{problem}"""
+
+    status = EX_USAGE
+
+
+# Configuration
+
+
+class ConfigError(OrchestraError):
+    """{file}, line {line}: {key}: {problem}"""
+
+    status = EX_CONFIG
+
+
+class FileProblem(OrchestraError):
+    """{file}: {problem}"""
+
+    status = EX_CONFIG
+
+
+# What the audience asks for
+
+
+class BadRequest(OrchestraError):
+    """{problem}"""
+
+    status = EX_USAGE
+
+
+class NoSuchJob(OrchestraError):
+    """There is no job {job}; 'orchestra jobs' lists the ones that are kept."""
+
+    status = EX_USAGE
+
+
+class UnknownHosts(OrchestraError):
+    """Not in the players file: {names}. Check the spelling with 'orchestra players', or add them to the
+    players file and run 'orchestra reload'."""
+
+    status = EX_USAGE
+
+
+class UnknownScore(OrchestraError):
+    """None of the targets has a score named '{score}'; 'orchestra scores' lists what they have."""
+
+    status = EX_USAGE
+
+
+class RequestKeyConflict(OrchestraError):
+    """The request key '{key}' was already used for job {job}, which asked for something else; choose
+    another key for a new request."""
+
+    status = EX_USAGE
+
+
+class Denied(OrchestraError):
+    """{who} may not use this conductor; ask its operator for membership in the group {group}."""
+
+    status = EX_NOPERM
+
+
+class NoConductor(OrchestraError):
+    """No conductor answers at {socket}: {problem}. Is it running? 'systemctl status orchestra-conductor'
+    or its log file tells."""
+
+    status = EX_UNAVAILABLE
+
+
+class NotSaved(OrchestraError):
+    """It could not be saved and was not done: {problem}. Try again when that is mended."""
+
+    status = EX_TEMPFAIL
+
+
+class InternalError(OrchestraError):
+    """This is a bug in Orchestra; the daemon's log has it under the number {number}."""
+
+    status = EX_SOFTWARE
+
+
+# Daemons
+
+
+class AlreadyRunning(OrchestraError):
+    """Another {what} is already using {path}; stop it first, or give this one its own directory."""
+
+    status = EX_CONFIG
+
+
+class Superseded(OrchestraError):
+    """The session of {player} with epoch {epoch} is not the newest one."""
+
+
+class StoreFailed(OrchestraError):
+    """The disk under {path} failed: {problem}. The daemon stops, so that nothing is said that is not saved."""

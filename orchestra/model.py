@@ -1,0 +1,413 @@
+"""The values everybody speaks of, the states of a task, and the table of its moves.
+
+Everything here is frozen and pure. Times are integer milliseconds since 1970 of the store's clock, durations
+are integer milliseconds, unless a name says otherwise. What crosses the wire is ``array_like``: fields are only
+ever appended, each with a default.
+"""
+
+import enum
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+PROTOCOL: Final = 1  # what we speak; peers speak this and the one before
+DEFAULT_PORT: Final = 2258
+
+Seq = Annotated[int, Meta(ge=1)]
+"""A run's number on its player: strictly increasing, given by the conductor."""
+
+
+# ---- states
+
+
+class State(enum.IntEnum):
+    """Where a task stands. From ``OK`` on it is an outcome, and never changes again."""
+
+    PENDING = 0
+    DISPATCHED = 1
+    HELD = 2
+    OK = 3
+    FAILED = 4
+    KILLED = 5
+    CANCELLED = 6
+    EXPIRED = 7
+    REFUSED = 8
+    LOST = 9
+
+    @property
+    def terminal(self) -> bool:
+        return self >= State.OK
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+MOVES: Final[dict[State, frozenset[State]]] = {
+    State.HELD: frozenset({State.PENDING, State.CANCELLED, State.EXPIRED}),
+    State.PENDING: frozenset({State.DISPATCHED, State.CANCELLED, State.EXPIRED, State.LOST}),
+    State.DISPATCHED: frozenset(State) - {State.DISPATCHED, State.HELD},
+}
+"""Every legal move; a terminal state has none."""
+
+
+class Told(enum.StrEnum):
+    """What a player says became of a run."""
+
+    OK = "ok"
+    FAILED = "failed"
+    KILLED = "killed"
+    REFUSED = "refused"
+    NEVER = "never"
+    LOST = "lost"
+
+
+class Scope(enum.StrEnum):
+    """``ALL`` of the targets, or ``ONE`` of them."""
+
+    ALL = "all"
+    ONE = "one"
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """What decides where a dispatched task goes when its run ends."""
+
+    scope: Scope
+    idempotent: bool
+    max_attempts: int
+    losses: int
+    maybe_ran: bool
+    cancel: bool
+    expired: bool
+    candidates_left: int  # candidates that have not refused, the refusing one not counted; 0 for all-of
+
+
+class Move(Struct, frozen=True):
+    """Where the task goes, and what it remembers."""
+
+    state: State
+    maybe_ran: bool
+    losses: int
+    strike: bool = False  # this player is no candidate any more
+
+
+def after_run(told: Told, task: Standing) -> Move:
+    """The move of a dispatched task whose player has said ``told`` of its run.
+
+    ``maybe_ran`` survives every return to pending, and turns a later "never started" into ``lost``: an earlier
+    attempt may have run.
+    """
+    unstarted = State.LOST if task.maybe_ran else None
+    match told:
+        case Told.OK | Told.FAILED | Told.KILLED:
+            return Move(State[told.name], task.maybe_ran, task.losses)
+        case Told.REFUSED:
+            return _after_refusal(task, unstarted)
+        case Told.NEVER:
+            return Move(_after_never(task, unstarted), task.maybe_ran, task.losses)
+        case Told.LOST:
+            losses = task.losses + 1
+            again = task.idempotent and losses < task.max_attempts and not task.cancel and not task.expired
+            return Move(State.PENDING if again else State.LOST, True, losses)
+
+
+def _after_refusal(task: Standing, unstarted: State | None) -> Move:
+    waits_elsewhere = task.scope is Scope.ONE and task.candidates_left > 0
+    state = _after_never(task, unstarted) if waits_elsewhere else (unstarted or State.REFUSED)
+    return Move(state, task.maybe_ran, task.losses, strike=task.scope is Scope.ONE)
+
+
+def _after_never(task: Standing, unstarted: State | None) -> State:
+    if task.cancel:
+        return unstarted or State.CANCELLED
+    if task.expired:
+        return unstarted or State.EXPIRED
+    return State.PENDING
+
+
+def unstarted(state: State, maybe_ran: bool) -> State:
+    """``state`` (cancelled or expired) of a task that is pending, or ``lost`` if an earlier attempt may have run."""
+    return State.LOST if maybe_ran else state
+
+
+# ---- between conductor and player
+
+
+class Hello(Struct, frozen=True, array_like=True):
+    """A player introduces itself. ``high`` is the highest seq its journal has seen."""
+
+    protocol: int
+    version: str
+    journal: str
+    boot: str
+    high: int
+    slots: int
+    catalogue: str  # digest of its catalogue
+    facts: str = ""
+    note: str = ""  # why slots is 0, say
+
+
+class OpenRun(Struct, frozen=True, array_like=True):
+    """A run the conductor holds this player to."""
+
+    seq: int
+    job: int
+    task: int
+    attempt: int
+    cancel: bool
+
+
+class Welcome(Struct, frozen=True, array_like=True):
+    """The conductor's side of the introduction; answered when the player has settled ``open`` on disk."""
+
+    epoch: int
+    next_seq: int
+    spread: float  # seconds over which reconnections are spread
+    open: tuple[OpenRun, ...]
+    wanted: tuple[str, ...] = ()  # digests whose bodies the store lacks
+
+
+class Run(Struct, frozen=True, array_like=True):
+    """One attempt of one task, handed to one player."""
+
+    seq: Seq
+    job: int
+    task: int
+    attempt: int
+    score: str
+    params: dict[str, str]
+    start_within: int | None  # milliseconds from receipt; None: no limit
+    digest: str = ""  # the only digest that may run, or ""
+
+
+class Perform(Struct, frozen=True, array_like=True):
+    """Runs handed over in one claim, ascending in ``seq`` and without a gap."""
+
+    epoch: int
+    runs: tuple[Run, ...]
+
+
+class Stream(Struct, frozen=True, array_like=True):
+    """What is known of a run's stdout or stderr. ``spans`` are the kept (offset, length) pieces of the stream.
+
+    ``data`` is those pieces joined, or empty when they went ahead as :class:`Piece`.
+    """
+
+    total: int = 0
+    sha256: str | None = None  # None: it could not be carried over an upgrade of the stage
+    spans: tuple[tuple[int, int], ...] = ()
+    data: bytes = b""
+
+
+class Piece(Struct, frozen=True, array_like=True):
+    """A piece of kept output, sent ahead of its report. ``stream`` is 1 or 2."""
+
+    seq: int
+    attempt: int
+    stream: int
+    offset: int
+    data: bytes
+
+
+class Report(Struct, frozen=True, array_like=True):
+    """What became of a run; kept by the player until the conductor has committed it."""
+
+    seq: int
+    job: int
+    task: int
+    attempt: int
+    told: Told
+    reason: str = ""  # a sentence, where told alone does not say it all
+    rc: int | None = None
+    signal: int | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    digest: str = ""  # of the score that ran
+    response: dict[str, str] | None = None
+    stdout: Stream = Stream()
+    stderr: Stream = Stream()
+    notes: tuple[str, ...] = ()  # "left a process behind", "response cut at 64 KiB"
+
+
+class Started(Struct, frozen=True, array_like=True):
+    """A run is under way; best effort, never acknowledged."""
+
+    seq: int
+    started_at: int
+
+
+# ---- scores, as a player announces them
+
+
+class ScoreEntry(Struct, frozen=True, array_like=True):
+    """A score on a player's disk, as far as the conductor needs to know it."""
+
+    name: str
+    digest: str
+    description: str
+    interface: str
+    timeout: int
+    kill_grace: int
+    concurrency: int
+    idempotent: bool
+    max_attempts: int
+
+
+class RefusedScore(Struct, frozen=True, array_like=True):
+    """A file in the score directory that will not be run, and why."""
+
+    name: str
+    reason: str
+
+
+class Catalogue(Struct, frozen=True, array_like=True):
+    """All scores of a player. Players with the same disk share one, by its ``digest``."""
+
+    digest: str
+    scores: tuple[ScoreEntry, ...]
+    refused: tuple[RefusedScore, ...] = ()
+
+
+class Announce(Struct, frozen=True, array_like=True):
+    """What changed on the player; ``None`` is: as before."""
+
+    catalogue: Catalogue | None = None
+
+
+# ---- what the audience asks and reads
+
+
+class Asker(Struct, frozen=True):
+    """Who asks, as the kernel says. ``login_uid`` is who logged in before sudo, if the kernel tells."""
+
+    name: str
+    uid: int
+    login_uid: int | None = None
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never."""
+
+    score: str
+    targets: tuple[str, ...]
+    scope: Scope
+    params: dict[str, str] = {}
+    expire: float | None = None
+    request_key: str | None = None
+    priority: int = 0
+
+
+class NewJob(Struct, frozen=True, kw_only=True):
+    """An accepted request on its way into the store."""
+
+    owner: Asker
+    request_key: str | None
+    score: str
+    params: dict[str, str]
+    scope: Scope
+    players: tuple[int, ...]  # player ids, ascending, each once
+    idempotent: bool
+    max_attempts: int
+    priority: int
+    expires_at: int | None
+    give_up_after: int  # timeout + kill_grace: how long past expires_at an unheard-of run may still be going on
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One change of a job. ``n`` counts from 1 without a gap."""
+
+    n: int
+    at: int
+    kind: str  # submitted, dispatched, ok … lost, pending (again), cancelling, late, ended
+    actor: str = ""
+    task: int | None = None
+    player: str | None = None
+    detail: str = ""
+
+
+class TaskView(Struct, frozen=True, kw_only=True):
+    """Everything known of a task. ``why`` is one line on what it waits for, while it has no outcome."""
+
+    task: int
+    player: str | None
+    state: str
+    attempt: int
+    why: str = ""
+    reason: str = ""
+    rc: int | None = None
+    signal: int | None = None
+    dispatched_at: int | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    digest: str = ""
+    response: dict[str, str] | None = None
+    stdout: Stream = Stream()
+    stderr: Stream = Stream()
+    notes: tuple[str, ...] = ()
+    cancelling: bool = False
+    maybe_ran: bool = False
+
+
+class JobView(Struct, frozen=True, kw_only=True):
+    """A job and its counts. ``verdict`` is "" until every task has its outcome, then ok, partial or failed."""
+
+    job: int
+    score: str
+    params: dict[str, str]
+    scope: str
+    owner: str
+    uid: int
+    login_uid: int | None
+    request_key: str | None
+    created_at: int
+    expires_at: int | None
+    ended_at: int | None
+    priority: int
+    counts: dict[str, int]  # by state label, zero counts left out
+    verdict: str
+    last_event: int
+
+
+class PlayerView(Struct, frozen=True, kw_only=True):
+    """A player as the conductor sees it."""
+
+    name: str
+    status: str  # online, offline, never seen, removed
+    since: int | None  # since when it is online, or was last seen
+    version: str = ""
+    address: str = ""
+    slots: int | None = None
+    open_runs: int = 0
+    pending: int = 0
+    scores: int | None = None
+    note: str = ""
+
+
+class Wait(Struct, frozen=True, kw_only=True):
+    """A target that will not start at once, and why."""
+
+    player: str
+    why: str
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """The answer to a submit. It exists only after the commit."""
+
+    job: int
+    created: bool  # False: this request key had made this job before
+    targets: int
+    waits: tuple[Wait, ...] = ()  # the first hundred
+    waiting: int = 0  # how many in all
+    warnings: tuple[str, ...] = ()
+
+
+def verdict(scope: Scope, counts: dict[State, int]) -> str:
+    """The verdict of a job, or "" while a task has no outcome."""
+    total = sum(counts.values())
+    done = sum(many for state, many in counts.items() if state.terminal)
+    good = counts.get(State.OK, 0)
+    if done < total:
+        return ""
+    if good == total:
+        return "ok"
+    return "partial" if good else "failed"

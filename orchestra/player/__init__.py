@@ -1,0 +1,1 @@
+"""The daemon on a node, and its stage. It never imports the conductor."""

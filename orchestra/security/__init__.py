@@ -1,0 +1,1 @@
+"""Who is who: the certificate authority, TLS contexts, names from certificates."""

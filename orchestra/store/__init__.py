@@ -1,0 +1,1 @@
+"""What is on disk: the store of the conductor, the journal of the player."""
