@@ -1,0 +1,98 @@
+"""What the audience may ask of a conductor. The seats (Perspective Broker, JSON) stand in front of a desk.
+
+Every answer is a value of :mod:`orchestra.model`; every expected failure is an
+:class:`~orchestra.errors.OrchestraError`, whose sentence may be shown to whoever asked.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from orchestra.model import Ask, Asker, Catalogue, Event, JobView, PlayerView, Receipt, State, TaskView
+
+Listener = Callable[[Sequence[Event], bool], Awaitable[None]]
+"""Called with the next events of a job, oldest first, and whether the job has ended. One call at a time: the next
+batch waits until the awaitable is done, and events are read again from the store then, so nothing is lost and
+nothing is queued in memory. An exception from it ends the watch."""
+
+
+class Cancelling(Struct, frozen=True, kw_only=True):
+    """What a cancel did: ``cancelled`` had never started; ``cancelling`` are with a player that will be told;
+    ``ended`` had their outcome before; ``lost`` may have run in an earlier attempt."""
+
+    job: int
+    cancelled: int
+    cancelling: int
+    ended: int
+    lost: int = 0
+
+
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """What a reload changed, and what it refused (then the old one stays in force)."""
+
+    changed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+class About(Struct, frozen=True, kw_only=True):
+    """The conductor in a few numbers."""
+
+    version: str
+    started_at: int
+    players: int
+    online: int
+    pending: int
+    dispatched: int
+
+
+class Watch(Protocol):
+    def stop(self) -> None:
+        """No more calls, at once."""
+
+
+class Desk(Protocol):
+    """The conductor, as its audience sees it."""
+
+    def allowed(self, uid: int, groups: Sequence[int]) -> bool:
+        """Whether a user of this machine may submit and read: root, our own user, the audience group."""
+
+    def denial(self, who: str) -> Exception:
+        """The :class:`~orchestra.errors.Denied` for somebody who may not."""
+
+    async def submit(self, asker: Asker, ask: Ask) -> Receipt:
+        """Accept a request; the receipt exists after the commit."""
+
+    async def job(self, job: int) -> JobView:
+        """A job and its counts."""
+
+    async def tasks(self, job: int, after: int = -1, limit: int = 500, states: Sequence[State] = ()) -> list[TaskView]:
+        """Tasks of a job by ascending number, those past ``after``; ``states`` empty means all. Their streams hold
+        data when it is short (8 kB together); else ``output`` has it."""
+
+    async def output(self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144) -> list[tuple[int, bytes]]:
+        """Kept pieces (offset, bytes) of stream 1 or 2 of a task's last attempt, from ``offset`` on, at most ``limit`` bytes."""
+
+    async def jobs(self, before: int | None = None, limit: int = 50, unfinished: bool = False, owner: str | None = None) -> list[JobView]:
+        """Jobs, newest first, with ids below ``before``."""
+
+    async def events(self, job: int, since: int = 0, limit: int = 500) -> list[Event]:
+        """Events with n > ``since``."""
+
+    async def players(self, after: str = "", limit: int = 500, names: Sequence[str] = ()) -> list[PlayerView]:
+        """Players by name, those past ``after``; ``names`` empty means all."""
+
+    async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
+        """Every catalogue in use, with the names of the players that have it."""
+
+    async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
+        """Cancel a job, or its tasks on some hosts. Running scores are killed; it is done when status says so."""
+
+    async def reload(self, asker: Asker) -> Reloaded:
+        """Read players, certificates and CRL again, as SIGHUP does. Only root and the conductor's own user."""
+
+    async def about(self) -> About:
+        """The conductor in a few numbers."""
+
+    def watch(self, job: int, since: int, listener: Listener) -> Watch:
+        """Have ``listener`` called with every event of ``job`` after ``since``, until it has ended."""
