@@ -411,3 +411,40 @@ def verdict(scope: Scope, counts: dict[State, int]) -> str:
     if good == total:
         return "ok"
     return "partial" if good else "failed"
+
+
+# ---- the player's journal
+
+
+class RunState(enum.IntEnum):
+    """Where a run stands on its player. ``DONE`` holds its report until the conductor has answered it."""
+
+    ACCEPTED = 0
+    STARTING = 1
+    DONE = 2
+
+
+class JournalEntry(Struct, frozen=True, kw_only=True):
+    """A run as the journal keeps it. ``boot`` is the machine's boot id when the entry was written; ``due`` is the
+    boot-time clock (milliseconds) past which an accepted run must not start any more. A tombstone is a DONE entry
+    whose report says ``never``."""
+
+    seq: int
+    job: int
+    task: int
+    attempt: int
+    state: RunState
+    boot: str
+    score: str = ""
+    params: dict[str, str] = {}
+    digest: str = ""
+    due: int | None = None
+    report: Report | None = None
+
+
+class JournalChange(Struct, frozen=True):
+    """What one event of the player's mind wants saved, in one transaction."""
+
+    puts: tuple[JournalEntry, ...] = ()
+    drops: tuple[int, ...] = ()
+    high: int | None = None
