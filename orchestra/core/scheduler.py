@@ -1,0 +1,166 @@
+"""The conductor's mind: who is there, how much room each has, and who may be given work now.
+
+Pure. It knows nothing of which tasks are pending; that is the store's. It knows only that there *may* be some
+(a session is ``hungry``), asks the store to claim, and learns what was claimed. Memory is per connected player and
+per open run, never per pending task.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from orchestra.model import Run, Scope
+
+UNKNOWN_SCORE: Final = 2  # open runs of a score that is not in the player's catalogue: it will refuse them
+
+
+class Session:
+    """A player that is connected and was welcomed."""
+
+    __slots__ = (
+        "catalogue",
+        "claiming",
+        "epoch",
+        "hungry",
+        "limits",
+        "name",
+        "open",
+        "player",
+        "ready",
+        "slots",
+        "started",
+        "stirred",
+    )
+
+    def __init__(self, player: int, name: str, epoch: int, slots: int, open_runs: Mapping[int, str]) -> None:
+        self.player = player
+        self.name = name
+        self.epoch = epoch
+        self.slots = slots
+        self.open = dict(open_runs)  # seq -> score
+        self.catalogue = ""  # digest
+        self.limits: Mapping[str, int] = {}  # score -> most open runs; shared by players with one catalogue
+        self.started: dict[int, int] = {}  # seq -> started_at, for runs that last
+        self.ready = False  # Welcome answered, catalogue known
+        self.claiming = False
+        self.hungry = True  # the store may have work for it
+        self.stirred = False  # something changed while a claim was on its way: claim again after it
+
+    @property
+    def room(self) -> int:
+        return 2 * self.slots - len(self.open)
+
+    def remaining(self) -> Mapping[str, int]:
+        """How many more open runs of each score this player may be given."""
+        if not self.open:
+            return self.limits
+        left = dict(self.limits)
+        for score in self.open.values():
+            left[score] = left.get(score, UNKNOWN_SCORE) - 1
+        return left
+
+
+class Wish:
+    """A claim the store is asked to make for one session."""
+
+    __slots__ = ("epoch", "limits", "player", "room")
+
+    def __init__(self, session: Session) -> None:
+        self.player = session.player
+        self.epoch = session.epoch
+        self.room = session.room
+        self.limits = session.remaining()
+
+
+class Scheduler:
+    """All sessions, by player id."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[int, Session] = {}
+
+    # ---- sessions come and go
+
+    def opened(self, session: Session) -> None:
+        """A player was admitted; a session it had before is superseded."""
+        self.sessions[session.player] = session
+
+    def welcomed(self, session: Session) -> None:
+        """The player has settled its journal and its catalogue is known: it may be given work."""
+        session.ready = True
+
+    def closed(self, session: Session) -> None:
+        """The connection is gone. Nothing is requeued: the next Welcome settles."""
+        if self.sessions.get(session.player) is session:
+            del self.sessions[session.player]
+
+    def current(self, session: Session) -> bool:
+        return self.sessions.get(session.player) is session
+
+    # ---- who may be given work
+
+    def offer(self, scope: Scope, players: Iterable[int]) -> list[Wish]:
+        """There is new work for ``players``: claims to make at once, in ascending order of player.
+
+        One-of work goes to the least busy one with room; the others are hungry all the same, and take it if that
+        one does not.
+        """
+        there = [session for player in players if (session := self.sessions.get(player)) is not None]
+        for session in there:
+            session.hungry = True
+            session.stirred = session.claiming
+        if scope is Scope.ONE:
+            free = [session for session in there if self._may_claim(session)]
+            there = [min(free, key=lambda session: (len(session.open), session.player))] if free else []
+        return self.wishes(there)
+
+    def wishes(self, sessions: Iterable[Session]) -> list[Wish]:
+        """The claims that may be made now, each session marked as claiming."""
+        chosen = sorted((s for s in sessions if self._may_claim(s)), key=lambda s: s.player)
+        for session in chosen:
+            session.claiming = True
+        return [Wish(session) for session in chosen]
+
+    def _may_claim(self, session: Session) -> bool:
+        return session.hungry and session.ready and not session.claiming and session.room > 0
+
+    # ---- what became of it
+
+    def claimed(self, player: int, epoch: int, runs: Iterable[Run], more: bool) -> Session | None:
+        """A claim was committed. The session to tell, or None if it is gone: then the next Welcome settles.
+
+        ``more``: work is left that could not be given now. It is asked for again when a run ends, not at once.
+        """
+        session = self.sessions.get(player)
+        if session is None or session.epoch != epoch:
+            return None
+        session.claiming = False
+        session.hungry = more or session.stirred
+        for run in runs:
+            session.open[run.seq] = run.score
+        return session
+
+    def stirred(self, session: Session) -> list[Wish]:
+        """The claim to make after one that something overtook."""
+        again, session.stirred = session.stirred, False
+        return self.wishes([session]) if again else []
+
+    def not_claimed(self, wishes: Iterable[Wish]) -> None:
+        """The claims could not be made (nothing was saved); the sessions stay hungry."""
+        for wish in wishes:
+            session = self.sessions.get(wish.player)
+            if session is not None and session.epoch == wish.epoch:
+                session.claiming = session.stirred = False
+
+    def ended(self, session: Session, seqs: Iterable[int]) -> dict[int, str]:
+        """Runs are over. What was open of them, for :meth:`reopened`."""
+        gone: dict[int, str] = {}
+        for seq in seqs:
+            score = session.open.pop(seq, None)
+            session.started.pop(seq, None)
+            if score is not None:
+                gone[seq] = score
+        session.stirred = session.stirred or session.claiming
+        return gone
+
+    def reopened(self, session: Session, runs: Mapping[int, str]) -> None:
+        """The end of these runs could not be saved: they count as open until it is."""
+        session.open.update(runs)

@@ -1,0 +1,210 @@
+"""One end of the line: a strict AMP that hears commands one after another and answers when they are saved.
+
+Strict: it knows only the commands it was given, has no StartTLS, takes at most 32 keys in a box and a bounded
+number of unhandled commands, and cuts off a peer that does not take what it is sent. What a command *means* is
+left to the door (conductor) and the line (player).
+"""
+
+import itertools
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from orchestra.errors import NotSaved
+from orchestra.wire import batches
+from orchestra.wire.commands import NOT_SAVED, Command
+
+MAX_KEYS: Final = 32
+MAX_WAITING: Final = 64  # commands heard and not yet handled; an honest peer has about ten
+ABORT_AFTER: Final = 5.0  # seconds a polite close may take
+
+Handler = Callable[[Any], Awaitable[None]]
+
+
+class Heard(NamedTuple):
+    """A whole command, waiting for its turn."""
+
+    handler: Handler
+    payload: Any
+    answer: "Deferred[amp.Box]"
+
+
+class Peer(amp.AMP):
+    """An AMP connection that says and hears :class:`~orchestra.wire.commands.Command` payloads."""
+
+    log = Logger()
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, handlers: Iterable[tuple[Command, Handler]], cap: int) -> None:
+        """``cap``: bytes said and not yet answered, past which the peer is cut off."""
+        super().__init__()
+        self.clock = clock
+        self.heard_at = clock.seconds()
+        self.closed = False
+        self._cap = cap
+        self._owed = 0
+        self._words = {c.name: (msgspec.msgpack.Decoder(c.payload), h, batches.Joiner()) for c, h in handlers}
+        self._waiting: deque[Heard] = deque()
+        self._busy = False
+        self._abort_call: IDelayedCall | None = None
+
+    # ---- speaking
+
+    def say(self, command: Command, payload: Any) -> "Deferred[None]":
+        """Send ``payload``; fires when the peer has answered it. NotSaved: it said so; else the connection's end."""
+        answer: Deferred[None] = Deferred()
+        raw = batches.encode(payload)
+        if self.closed or not self._take_on(len(raw)):
+            answer.errback(ConnectionDone())
+            return answer
+        for piece, more in batches.chunks(raw):
+            box = {"d": piece, "more": b"1"} if more else {"d": piece}
+            sent = self.callRemoteString(command.name, requiresAnswer=command.answered, **box)
+            if more and sent is not None:
+                sent.addErrback(lambda _: None)  # the last box of the batch fails with the same reason
+        if sent is None:
+            self._owed -= len(raw)
+            answer.callback(None)
+        else:
+            sent.addBoth(self._answered, len(raw), answer)
+        return answer
+
+    def _take_on(self, size: int) -> bool:
+        self._owed += size
+        if self._owed <= self._cap:
+            return True
+        self.log.error("{peer} does not take what it is sent: cut off", peer=self.describe())
+        self.abort()
+        return False
+
+    def _answered(self, result: Any, size: int, answer: "Deferred[None]") -> None:
+        self._owed -= size
+        if not isinstance(result, Failure):
+            answer.callback(None)
+        elif result.check(amp.RemoteAmpError) and result.value.errorCode == NOT_SAVED:
+            answer.errback(NotSaved(problem="the other end could not save it"))
+        else:
+            answer.errback(result)
+
+    # ---- hearing
+
+    def locateResponder(self, name: bytes) -> Callable[[amp.Box], "Deferred[amp.Box]"] | None:
+        """The responder of one of our commands; anything else is answered 'unhandled', StartTLS included."""
+        word = self._words.get(name)
+        if word is None:
+            return None
+        return lambda box: self._heard(word, box)
+
+    def _heard(self, word: Any, box: amp.Box) -> "Deferred[amp.Box]":
+        decoder, handler, joiner = word
+        self.heard_at = self.clock.seconds()
+        answer: Deferred[amp.Box] = Deferred()
+        try:
+            whole = joiner.add(box[b"d"], b"more" in box)
+            payload = None if whole is None else decoder.decode(whole)
+        except (KeyError, batches.TooMuch, msgspec.DecodeError, msgspec.ValidationError) as problem:
+            self.log.error("{peer} sent what is not our protocol ({problem}): closed", peer=self.describe(), problem=problem)
+            self.abort()
+            return answer
+        if whole is None:
+            answer.callback(amp.Box())
+            return answer
+        self._waiting.append(Heard(handler, payload, answer))
+        if len(self._waiting) > MAX_WAITING:
+            self.log.error("{peer} floods us: closed", peer=self.describe())
+            self.abort()
+        elif not self._busy:
+            self._busy = True
+            Deferred.fromCoroutine(self._handle_all())
+        return answer
+
+    async def _handle_all(self) -> None:
+        try:
+            while self._waiting and not self.closed:
+                await self._handle(self._waiting.popleft())
+        finally:
+            self._busy = False
+
+    async def _handle(self, heard: Heard) -> None:
+        try:
+            await heard.handler(heard.payload)
+        except NotSaved as problem:
+            self.log.error("{peer}: {problem}", peer=self.describe(), problem=problem)
+            heard.answer.errback(Failure(amp.RemoteAmpError(NOT_SAVED, b"not saved")))
+        except Exception:
+            self.log.failure("{peer}: its command failed here; the connection is closed", peer=self.describe())
+            self.abort()
+        else:
+            if not self.closed:
+                heard.answer.callback(amp.Box())
+
+    # ---- the connection
+
+    def describe(self) -> str:
+        """Who is at the other end, for the log."""
+        peer = self.transport.getPeer() if self.transport is not None else None
+        return str(getattr(peer, "host", peer))
+
+    def makeConnection(self, transport: Any) -> None:
+        # past amp.AMP's own, which writes log lines for every connection
+        amp.BinaryBoxProtocol.makeConnection(self, transport)
+
+    def connectionMade(self) -> None:
+        watch_for_silence(self.transport)
+
+    def proto_value(self, value: bytes) -> str:
+        """Take a value, unless the box has too many keys."""
+        if self._currentBox is not None and len(self._currentBox) >= MAX_KEYS:
+            self.log.error("{peer} sent a box without end: closed", peer=self.describe())
+            self.abort()
+            return "key"
+        return str(amp.BinaryBoxProtocol.proto_value(self, value))
+
+    def unhandledError(self, failure: Failure) -> None:
+        """A call nobody looks after has failed: with the connection, which is known, or by a bug."""
+        if not self.closed:
+            self.log.failure("{peer}: unexpected", failure=failure, peer=self.describe())
+            self.abort()
+
+    def hang_up(self) -> None:
+        """Close politely, and for certain within :data:`ABORT_AFTER` seconds."""
+        if self.closed or self._abort_call is not None:
+            return
+        self._abort_call = self.clock.callLater(ABORT_AFTER, self.abort)
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close now; nothing more is heard or said."""
+        if not self.closed:
+            self.closed = True
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The line is gone; whoever awaits an answer learns of it."""
+        self.closed = True
+        if self._abort_call is not None and self._abort_call.active():
+            self._abort_call.cancel()
+        self._waiting.clear()
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
+        self.transport = None
+
+
+def watch_for_silence(transport: Any) -> None:
+    """Have the kernel notice a dead peer within about 35 s, idle or not. Does nothing to what is not TCP."""
+    sock = getattr(transport, "socket", None)
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    transport.setTcpKeepAlive(1)
+    transport.setTcpNoDelay(1)
+    options = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+    for option, value in itertools.chain(options, ((getattr(socket, "TCP_USER_TIMEOUT", 18), 20_000),)):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
