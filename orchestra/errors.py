@@ -130,3 +130,50 @@ class Superseded(OrchestraError):
 
 class StoreFailed(OrchestraError):
     """The disk under {path} failed: {problem}. The daemon stops, so that nothing is said that is not saved."""
+
+
+# Scores
+
+
+class UnfitScore(OrchestraError):
+    """{path}: {reason}"""
+
+    status = EX_CONFIG
+
+
+class NoSuchScore(UnfitScore):
+    """This player has no score named '{score}'."""
+
+    status = EX_USAGE
+
+
+# Security
+
+
+class WrongCertificate(OrchestraError):
+    """The certificate of {whose} cannot be used: {problem}"""
+
+    status = EX_CONFIG
+
+
+class BadCredentials(FileProblem):
+    """{file} (configuration key '{key}'): {problem}"""
+
+
+class AuthorityExists(OrchestraError):
+    """{directory} already holds a certificate authority, '{name}'; a new one would make every certificate that
+    it issued worthless. Give the new one its own --dir, or keep using this one."""
+
+    status = EX_USAGE
+
+
+class NoAuthority(OrchestraError):
+    """There is no certificate authority in {directory}: {problem}. 'orchestra ca init --dir {directory}' makes one."""
+
+    status = EX_CONFIG
+
+
+class NotIssued(OrchestraError):
+    """No certificate for '{name}' that could be revoked; 'orchestra ca show' lists what was issued."""
+
+    status = EX_USAGE

@@ -64,12 +64,15 @@ class Worklist:
     def __init__(self, entries: Iterable[JournalEntry], high: int, slots: int, boot: str) -> None:
         self.entries: dict[int, JournalEntry] = {entry.seq: entry for entry in entries}
         self.high = high
+        self._high_saved = high
         self.slots = slots
         self.boot = boot
         self.live = False  # welcomed on the present connection
         self.stage_up = False
         self._accepted: dict[int, None] = {
-            entry.seq: None for entry in sorted(self.entries.values(), key=lambda e: e.seq) if entry.state is RunState.ACCEPTED
+            entry.seq: None
+            for entry in sorted(self.entries.values(), key=lambda e: e.seq)
+            if entry.state is RunState.ACCEPTED
         }
         self._unasked: set[int] = set()  # marked as starting by this process, the stage not asked yet
         self._concurrency: dict[str, int] = {}
@@ -196,7 +199,9 @@ class Worklist:
                 same = entry.boot == self.boot
                 told, reason = (Told.NEVER, UNASKED) if same else (Told.LOST, REBOOTED_RUNNING)
                 touched.append(self._done(_ended(entry, told, reason)))
-        waiting = [entry for entry in self.entries.values() if entry.state is RunState.ACCEPTED and entry.boot != self.boot]
+        waiting = [
+            entry for entry in self.entries.values() if entry.state is RunState.ACCEPTED and entry.boot != self.boot
+        ]
         touched += [self._done(_ended(entry, Told.NEVER, REBOOTED)) for entry in waiting]
         useless = [seq for seq in (*there, *gone) if self._stage_may_forget(seq)]
         report_now = [entry.report for entry in touched if entry.report is not None]
@@ -299,7 +304,8 @@ class Worklist:
         starting = self._fill()
         puts = {entry.seq: self.entries[entry.seq] for entry in (*touched, *starting) if entry.seq in self.entries}
         drops, self._drops = tuple(self._drops), []
-        high = self.high if puts else None
+        high = self.high if self.high != self._high_saved else None
+        self._high_saved = self.high
         return Steps(
             change=JournalChange(tuple(puts.values()), drops, high),
             report=tuple(report),

@@ -27,6 +27,8 @@ MAX_KEYS: Final = 32
 MAX_WAITING: Final = 64  # commands heard and not yet handled; an honest peer has about ten
 ABORT_AFTER: Final = 5.0  # seconds a polite close may take
 
+CLOSED: Final = Failure(ConnectionDone())
+
 Handler = Callable[[Any], Awaitable[None]]
 
 
@@ -42,11 +44,11 @@ class Peer(amp.AMP):
     """An AMP connection that says and hears :class:`~orchestra.wire.commands.Command` payloads."""
 
     log = Logger()
-    noisy = False
+    transport: Any
 
     def __init__(self, clock: IReactorTime, handlers: Iterable[tuple[Command, Handler]], cap: int) -> None:
         """``cap``: bytes said and not yet answered, past which the peer is cut off."""
-        super().__init__()
+        amp.AMP.__init__(self)
         self.clock = clock
         self.heard_at = clock.seconds()
         self.closed = False
@@ -68,7 +70,7 @@ class Peer(amp.AMP):
             return answer
         for piece, more in batches.chunks(raw):
             box = {"d": piece, "more": b"1"} if more else {"d": piece}
-            sent = self.callRemoteString(command.name, requiresAnswer=command.answered, **box)
+            sent = amp.AMP.callRemoteString(self, command.name, requiresAnswer=command.answered, **box)
             if more and sent is not None:
                 sent.addErrback(lambda _: None)  # the last box of the batch fails with the same reason
         if sent is None:
@@ -90,7 +92,7 @@ class Peer(amp.AMP):
         self._owed -= size
         if not isinstance(result, Failure):
             answer.callback(None)
-        elif result.check(amp.RemoteAmpError) and result.value.errorCode == NOT_SAVED:
+        elif isinstance(result.value, amp.RemoteAmpError) and result.value.errorCode == NOT_SAVED:
             answer.errback(NotSaved(problem="the other end could not save it"))
         else:
             answer.errback(result)
@@ -112,7 +114,9 @@ class Peer(amp.AMP):
             whole = joiner.add(box[b"d"], b"more" in box)
             payload = None if whole is None else decoder.decode(whole)
         except (KeyError, batches.TooMuch, msgspec.DecodeError, msgspec.ValidationError) as problem:
-            self.log.error("{peer} sent what is not our protocol ({problem}): closed", peer=self.describe(), problem=problem)
+            self.log.error(
+                "{peer} sent what is not our protocol ({problem}): closed", peer=self.describe(), problem=problem
+            )
             self.abort()
             return answer
         if whole is None:
@@ -188,7 +192,7 @@ class Peer(amp.AMP):
             self.closed = True
             self.transport.abortConnection()
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = CLOSED) -> None:
         """The line is gone; whoever awaits an answer learns of it."""
         self.closed = True
         if self._abort_call is not None and self._abort_call.active():
