@@ -177,3 +177,34 @@ class NotIssued(OrchestraError):
     """No certificate for '{name}' that could be revoked; 'orchestra ca show' lists what was issued."""
 
     status = EX_USAGE
+
+
+# Audience: the seats, the client and the command line
+
+
+class Refusal(OrchestraError):
+    """{sentence}"""
+
+    @property
+    def code(self) -> str:
+        return str(self.fields["code"])
+
+
+class Unanswered(OrchestraError):
+    """The conductor went away before it answered {what}, which may or may not have been done; look with
+    'orchestra jobs', or ask again: with the same request key nothing is done twice."""
+
+    status = EX_TEMPFAIL
+
+
+class TooMany(OrchestraError):
+    """{who} has {limit} {what} open, which is the limit; close some and try again."""
+
+    status = EX_TEMPFAIL
+
+
+class GaveUpWaiting(OrchestraError):
+    """Job {job} has not ended yet and goes on; 'getstatus {job}' shows where it stands, 'orchestra wait {job}'
+    waits again."""
+
+    status = 13
