@@ -48,9 +48,23 @@ class ConfigError(OrchestraError):
 
     status = EX_CONFIG
 
+    @property
+    def sentence(self) -> str:
+        """As ever, but a default or a command line option (line 0) stands on no line."""
+        return super().sentence.replace(", line 0: ", ": ", 1)
+
 
 class FileProblem(OrchestraError):
     """{file}: {problem}"""
+
+    status = EX_CONFIG
+
+
+# Settings
+
+
+class LineProblem(OrchestraError):
+    """{file}, line {line}: {problem}"""
 
     status = EX_CONFIG
 
