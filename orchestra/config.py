@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from orchestra.errors import ConfigError, FileProblem
 
 MAX_FILE: Final = 256 * 1024
+COMMAND_LINE: Final = "command line"
 
 
 class Key(NamedTuple):
@@ -41,28 +42,30 @@ class Section(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """The values of a section, and the line each was written on (0: it is the default)."""
+    """The values of a section, and the line each was written on (0: it is the default, or from the command line)."""
 
     file: str
     values: dict[str, Any]
     lines: dict[str, int]
+    overridden: frozenset[str] = frozenset()
 
     def error(self, key: str, problem: str) -> ConfigError:
         """An error about ``key`` that names where it was written."""
-        return ConfigError(file=self.file, line=self.lines.get(key, 0), key=key, problem=problem)
+        file = COMMAND_LINE if key in self.overridden else self.file
+        return ConfigError(file=file, line=self.lines.get(key, 0), key=key, problem=problem)
 
 
-def read_text(file: str) -> str:
-    """The text of a configuration file, or a :class:`FileProblem` that says why not."""
+def read_text(file: str, most: int = MAX_FILE) -> str:
+    """The text of a configuration file of at most ``most`` bytes, or a :class:`FileProblem` that says why not."""
     try:
         with open(file, "rb") as stream:
-            raw = stream.read(MAX_FILE + 1)
+            raw = stream.read(most + 1)
     except OSError as problem:
         raise FileProblem(file=file, problem=f"cannot be read: {os.strerror(problem.errno or 0)}") from None
-    if len(raw) > MAX_FILE:
-        raise FileProblem(file=file, problem="is larger than 256 KiB; this is not one of our files")
+    if len(raw) > most:
+        raise FileProblem(file=file, problem=f"is larger than {most >> 10} KiB; this is not one of our files")
     try:
-        return raw.decode()
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FileProblem(file=file, problem="is not UTF-8 text") from None
 
@@ -70,7 +73,7 @@ def read_text(file: str) -> str:
 def sections(file: str, text: str) -> tuple[Section, ...]:
     """The sections of ``text``, the untitled one first."""
     found: list[tuple[str, int, list[Entry]]] = [("", 1, [])]
-    for number, raw in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(text.split("\n"), 1):  # as editors count; splitlines() also cuts at U+2028 and others
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
@@ -79,7 +82,9 @@ def sections(file: str, text: str) -> tuple[Section, ...]:
             continue
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals or not key:
-            raise ConfigError(file=file, line=number, key=line[:40], problem="expected 'key = value'")
+            raise ConfigError(file=file, line=number, key=ascii(line[:40]), problem="expected 'key = value'")
+        if "\0" in line:
+            raise ConfigError(file=file, line=number, key=ascii(key)[1:-1], problem="contains a NUL byte")
         found[-1][2].append(Entry(number, key, value))
     return tuple(Section(title, line, tuple(entries)) for title, line, entries in found)
 
@@ -92,7 +97,8 @@ def parse(
     written: dict[str, Entry] = {}
     for entry in entries:
         if entry.key not in declared:
-            raise ConfigError(file=file, line=entry.line, key=entry.key, problem=f"unknown key{_nearest(entry.key, declared)}")
+            near = _nearest(entry.key, declared)
+            raise ConfigError(file=file, line=entry.line, key=entry.key, problem=f"unknown key{near}")
         if entry.key in written:
             first = written[entry.key].line
             raise ConfigError(file=file, line=entry.line, key=entry.key, problem=f"already written on line {first}")
@@ -106,12 +112,12 @@ def parse(
         except ValueError as problem:
             raise ConfigError(file=source, line=line, key=name, problem=f"{problem}, not '{text}'") from None
         lines[name] = line
-    return Parsed(file, values, lines)
+    return Parsed(file, values, lines, frozenset(declared.keys() & (overrides or {}).keys()))
 
 
 def _text_of(key: Key, file: str, entry: Entry | None, override: str | None) -> tuple[str, int, str]:
     if override is not None:
-        return "command line", 0, override
+        return COMMAND_LINE, 0, override
     if entry is not None:
         return file, entry.line, entry.value
     if key.default is None:
@@ -128,9 +134,10 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 # ---- what a value may look like: each takes the text and returns the value, or raises ValueError("expected …")
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+# Digits are bounded: a float of 400 digits is infinite, and int() refuses 5000 of them in words of its own.
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*(ms|s|m|h|d)?")
 _DURATION_UNIT: Final = {"ms": 1, None: 1000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_SIZE: Final = re.compile(r"(\d+)\s*([kKmMgG]?)i?[bB]?")
+_SIZE: Final = re.compile(r"([0-9]{1,12})\s*(?:([kKmMgG])i?)?[bB]?")
 _SIZE_UNIT: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -143,7 +150,7 @@ def duration(value: str) -> int:
     match = _DURATION.fullmatch(value)
     if not match:
         raise ValueError("expected a duration such as 10s, 5m, 1h or 2d")
-    return int(float(match[1]) * _DURATION_UNIT[match[2]])
+    return round(float(match[1]) * _DURATION_UNIT[match[2]])
 
 
 def duration_or_never(value: str) -> int | None:
@@ -156,7 +163,7 @@ def size(value: str) -> int:
     match = _SIZE.fullmatch(value)
     if not match:
         raise ValueError("expected a size such as 64k, 10M or 1G")
-    return int(match[1]) * _SIZE_UNIT[match[2].lower()]
+    return int(match[1]) * _SIZE_UNIT[(match[2] or "").lower()]
 
 
 def yes_no(value: str) -> bool:
@@ -169,7 +176,7 @@ def integer(least: int, most: int) -> Callable[[str], int]:
     """A whole number from ``least`` to ``most``."""
 
     def whole(value: str) -> int:
-        if not re.fullmatch(r"-?\d{1,18}", value) or not least <= int(value) <= most:
+        if not re.fullmatch(r"-?[0-9]{1,18}", value) or not least <= int(value) <= most:
             raise ValueError(f"expected a whole number from {least} to {most}")
         return int(value)
 
@@ -203,3 +210,15 @@ def absolute_path(value: str) -> str:
 def words(value: str) -> tuple[str, ...]:
     """Words separated by blanks or commas."""
     return tuple(value.replace(",", " ").split())
+
+
+_LABEL: Final = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
+_HOST_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+
+
+def host_name(value: str) -> str:
+    """A host name in lower case, as certificates name hosts; an address is none (RFC 1123)."""
+    name = value.lower()
+    if len(name) > 253 or not _HOST_NAME.fullmatch(name) or name.rpartition(".")[2].isdigit():
+        raise ValueError("expected a host name such as web1.example.org")
+    return name
