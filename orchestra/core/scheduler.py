@@ -25,10 +25,13 @@ class Session:
         "name",
         "open",
         "player",
+        "note",
         "ready",
+        "settled",
         "slots",
         "started",
         "stirred",
+        "version",
     )
 
     def __init__(self, player: int, name: str, epoch: int, slots: int, open_runs: Mapping[int, str]) -> None:
@@ -37,10 +40,13 @@ class Session:
         self.epoch = epoch
         self.slots = slots
         self.open = dict(open_runs)  # seq -> score
+        self.note = ""  # why it takes no work
+        self.version = ""
         self.catalogue = ""  # digest
         self.limits: Mapping[str, int] = {}  # score -> most open runs; shared by players with one catalogue
         self.started: dict[int, int] = {}  # seq -> started_at, for runs that last
-        self.ready = False  # Welcome answered, catalogue known
+        self.settled = False  # Welcome answered
+        self.ready = False  # and the catalogue known
         self.claiming = False
         self.hungry = True  # the store may have work for it
         self.stirred = False  # something changed while a claim was on its way: claim again after it
@@ -143,12 +149,12 @@ class Scheduler:
         again, session.stirred = session.stirred, False
         return self.wishes([session]) if again else []
 
-    def not_claimed(self, wishes: Iterable[Wish]) -> None:
-        """The claims could not be made (nothing was saved); the sessions stay hungry."""
-        for wish in wishes:
-            session = self.sessions.get(wish.player)
-            if session is not None and session.epoch == wish.epoch:
-                session.claiming = session.stirred = False
+    def not_claimed(self, wishes: Iterable[Wish]) -> list[Session]:
+        """The claims could not be made (nothing was saved). The sessions, still hungry, to ask for again later."""
+        there = [s for wish in wishes if (s := self.sessions.get(wish.player)) is not None and s.epoch == wish.epoch]
+        for session in there:
+            session.claiming = session.stirred = False
+        return there
 
     def ended(self, session: Session, seqs: Iterable[int]) -> dict[int, str]:
         """Runs are over. What was open of them, for :meth:`reopened`."""

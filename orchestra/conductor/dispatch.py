@@ -1,0 +1,350 @@
+"""Work on its way out and outcomes on their way in: save, then speak.
+
+The dispatch takes what doors and desk bring, has the store commit it in one transaction (a submit and its first
+claim together; a report and the next claim together), and only then tells the players and the watchers.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from sqlite3 import Cursor
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from orchestra import __version__
+from orchestra.conductor.door import Door
+from orchestra.conductor.feed import Feed
+from orchestra.core.scheduler import Scheduler, Session, Wish
+from orchestra.errors import NotAPlayer, NotSaved, OrchestraError, RetiredJournal, StoreFailed, Superseded
+from orchestra.model import (
+    PROTOCOL,
+    Announce,
+    Catalogue,
+    Hello,
+    NewJob,
+    Perform,
+    Piece,
+    Report,
+    Scope,
+    ScoreEntry,
+    Started,
+    Welcome,
+)
+from orchestra.store import statements
+from orchestra.store.statements import Claimed, ClaimAsk, Freed, Submitted
+from orchestra.store.writer import Saver
+from orchestra.wire import commands
+
+RETRY: Final = 1.0  # seconds until a claim that could not be saved is tried again
+SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections further
+PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
+
+T = TypeVar("T")
+
+
+class Repertoires:
+    """What every player can run, by the digest of its catalogue; players with one disk share one."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, str] = {}  # player -> digest
+        self._scores: dict[str, dict[str, ScoreEntry]] = {"": {}}
+        self._limits: dict[str, dict[str, int]] = {"": {}}
+
+    def learn(self, catalogue: Catalogue) -> None:
+        self._scores[catalogue.digest] = {entry.name: entry for entry in catalogue.scores}
+        self._limits[catalogue.digest] = {entry.name: entry.concurrency + 1 for entry in catalogue.scores}
+
+    def knows(self, digest: str) -> bool:
+        return digest in self._scores
+
+    def limits(self, digest: str) -> Mapping[str, int]:
+        """Most open runs of each score: one more than may run, so that the next is there when one ends."""
+        return self._limits.get(digest, {})
+
+    def entry(self, player: int, score: str) -> ScoreEntry | None:
+        """A player's score, or None: it has none of that name, or has never been seen."""
+        return self._scores.get(self.of.get(player, ""), {}).get(score)
+
+    def seen(self, player: int) -> bool:
+        """Whether the player's catalogue is known at all."""
+        return bool(self.of.get(player))
+
+
+class Dispatch:
+    """The conductor's traffic with its players."""
+
+    log = Logger()
+
+    def __init__(self, writer: Saver, clock: IReactorTime, now: Callable[[], int], owner: str, feed: Feed) -> None:
+        """``now``: the store's wall clock in milliseconds; ``owner``: this process, unlike any other."""
+        self.scheduler = Scheduler()
+        self.doors: dict[int, Door] = {}
+        self.ids: dict[str, int] = {}  # players in the players file
+        self.repertoires = Repertoires()
+        self.online_since: dict[int, int] = {}
+        self._writer = writer
+        self._clock = clock
+        self._now = now
+        self._owner = owner
+        self._feed = feed
+
+    def player_id(self, name: str) -> int | None:
+        """A player's id, if it is in the players file."""
+        return self.ids.get(name)
+
+    @property
+    def spread(self) -> float:
+        return max(SPREAD_LEAST, len(self.ids) / PER_SECOND)
+
+    # ---- new work
+
+    async def submit(self, new: NewJob) -> Submitted:
+        """Save a job, and claim at once for the players that are free."""
+        wishes = self.scheduler.offer(new.scope, new.players)
+        now = self._now()
+        return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
+
+    async def _claiming(
+        self, wishes: list[Wish], now: int, work: Callable[[Cursor], T], jobs: Callable[[T], Iterable[int]]
+    ) -> T:
+        """Do ``work`` and the claims in one commit; then tell players and watchers."""
+        asks = [self._ask(wish) for wish in wishes]
+
+        def both(cursor: Cursor) -> tuple[T, Sequence[Claimed]]:
+            return work(cursor), (statements.claim(cursor, asks, now) if asks else ())
+
+        try:
+            done, claims = await self._writer.write(both)
+        except BaseException as problem:
+            again = self.scheduler.not_claimed(wishes)
+            if again and not isinstance(problem, StoreFailed):
+                self._clock.callLater(RETRY if isinstance(problem, NotSaved) else 0, self.claim_for, again)
+            raise
+        self._hand_out(claims)
+        self._feed.touched(jobs(done))
+        return done
+
+    def _ask(self, wish: Wish) -> ClaimAsk:
+        return ClaimAsk(player=wish.player, epoch=wish.epoch, owner=self._owner, room=wish.room, limits=wish.limits)
+
+    def claim_for(self, sessions: Iterable[Session]) -> None:
+        """Ask the store for work for those of ``sessions`` that are still here and hungry."""
+        self._claim(self.scheduler.wishes(s for s in sessions if self.scheduler.current(s)))
+
+    def _claim(self, wishes: list[Wish]) -> None:
+        if wishes:
+            claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: ())
+            self._background(claim, "claim work")
+
+    def _hand_out(self, claims: Iterable[Claimed]) -> None:
+        overtaken: list[Wish] = []
+        jobs: set[int] = set()
+        for claimed in claims:
+            session = self.scheduler.claimed(claimed.player, claimed.epoch, claimed.runs, claimed.more)
+            jobs.update(run.job for run in claimed.runs)
+            if session is None:
+                continue
+            if claimed.runs:
+                self._perform(self.doors[claimed.player], Perform(session.epoch, claimed.runs))
+            overtaken += self.scheduler.stirred(session)
+        self._feed.touched(jobs)
+        self._claim(overtaken)
+
+    def _perform(self, door: Door, perform: Perform) -> None:
+        door.say(commands.PERFORM, perform).addErrback(self._not_taken, door)
+
+    def _not_taken(self, failure: Failure, door: Door) -> None:
+        # what it was given is settled at its next Welcome
+        if not door.closed:
+            self.log.error("{peer} did not take its work: {reason}", peer=door.describe(), reason=failure.value)
+            door.hang_up()
+
+    # ---- players come and go
+
+    async def hello(self, door: Door, hello: Hello) -> None:
+        """Admit a player: it is ours from this commit on, and a connection it had before is closed."""
+        assert door.player is not None
+        player = door.player
+        if not PROTOCOL - 1 <= hello.protocol <= PROTOCOL:
+            speaks = f"this conductor ({__version__}) speaks protocol {PROTOCOL} and the one before"
+            door.dismiss(f"{door.name} ({hello.version}) speaks protocol {hello.protocol}; {speaks}", 600.0)
+            return
+        try:
+            greeting, catalogue = await self._writer.write(lambda cursor: self._admit(cursor, door, player, hello))
+        except (RetiredJournal, NotAPlayer) as problem:
+            door.dismiss(str(problem), 300.0)
+            return
+        except NotSaved as problem:
+            door.dismiss(str(problem), 30.0)
+            return
+        self._feed.touched(greeting.jobs)
+        for note in greeting.notes:
+            self.log.warn("{peer}: {note}", peer=door.describe(), note=note)
+        before = self.scheduler.sessions.get(player)
+        if door.closed or (before is not None and before.epoch > greeting.epoch):
+            door.abort()
+            return
+        self._replace(player)
+        session = Session(player, door.name, greeting.epoch, hello.slots, greeting.open_scores)
+        session.note, session.version = hello.note, hello.version
+        door.session = session
+        self.scheduler.opened(session)
+        self.doors[player] = door
+        self.online_since[player] = self._now()
+        if catalogue is not None:
+            self._has_catalogue(session, catalogue)
+        welcome = Welcome(greeting.epoch, greeting.next_seq, self.spread, greeting.open, greeting.wanted)
+        door.say(commands.WELCOME, welcome).addCallbacks(
+            lambda _: self._settled(session), lambda failure: self._not_taken(failure, door)
+        )
+
+    def _admit(
+        self, cursor: Cursor, door: Door, player: int, hello: Hello
+    ) -> tuple[statements.Greeting, Catalogue | None]:
+        greeting = statements.hello(cursor, player, hello, self._owner, self._now(), door.address)
+        return greeting, statements.catalogue(cursor, hello.catalogue)
+
+    def _replace(self, player: int) -> None:
+        older = self.doors.pop(player, None)
+        if older is not None:
+            self.log.info("{peer} has connected anew; its older connection is closed", peer=older.describe())
+            older.abort()
+
+    def _settled(self, session: Session) -> None:
+        """Welcome was answered: from now on it may be given work, once its catalogue is known."""
+        session.settled = True
+        self._ready(session)
+
+    def _ready(self, session: Session) -> None:
+        if session.settled and session.catalogue and not session.ready and self.scheduler.current(session):
+            self.scheduler.welcomed(session)
+            self.log.info("{player} is online, {slots} slots", player=session.name, slots=session.slots)
+            self.claim_for([session])
+
+    def _has_catalogue(self, session: Session, catalogue: Catalogue) -> None:
+        if not self.repertoires.knows(catalogue.digest):
+            self.repertoires.learn(catalogue)
+        self.repertoires.of[session.player] = catalogue.digest
+        session.catalogue = catalogue.digest
+        session.limits = self.repertoires.limits(catalogue.digest)
+
+    async def announce(self, door: Door, announce: Announce) -> None:
+        """A player's scores, new or changed."""
+        session = door.session
+        catalogue = announce.catalogue
+        if session is None or catalogue is None:
+            return
+        now = self._now()
+        await self._writer.write(lambda cursor: statements.announce(cursor, session.player, catalogue, now))
+        self._has_catalogue(session, catalogue)
+        self._ready(session)
+        self.claim_for([session])
+
+    def left(self, door: Door) -> None:
+        """A connection is gone. Nothing is requeued; the store learns when the player was last seen."""
+        session = door.session
+        if session is None or self.doors.get(session.player) is not door:
+            return
+        del self.doors[session.player]
+        self.scheduler.closed(session)
+        self.online_since.pop(session.player, None)
+        self.log.info("{player} is offline", player=session.name)
+        now = self._now()
+        gone = self._writer.write(lambda cursor: statements.goodbye(cursor, session.player, session.epoch, now))
+        gone.addErrback(lambda _: None)
+
+    def sweep_silent(self, seconds: float) -> None:
+        """Cut off players that were not heard for so long."""
+        oldest = self._clock.seconds() - seconds
+        for door in [door for door in self.doors.values() if door.heard_at < oldest]:
+            self.log.warn("{peer} was silent for {seconds} s: cut off", peer=door.describe(), seconds=seconds)
+            door.abort()
+
+    # ---- outcomes
+
+    async def report(self, door: Door, reports: list[Report]) -> None:
+        """Save outcomes, and claim for the slots they free, in one commit. Returning is the acknowledgement."""
+        session = door.session
+        assert session is not None
+        ended = self.scheduler.ended(session, (report.seq for report in reports))
+        wishes = self.scheduler.wishes([session]) if self.scheduler.current(session) else []
+        now = self._now()
+        try:
+            settled = await self._claiming(
+                wishes,
+                now,
+                lambda cursor: statements.settle(cursor, session.player, session.epoch, self._owner, reports, now),
+                lambda settled: settled.jobs,
+            )
+        except Superseded:
+            door.abort()
+            return
+        except OrchestraError:
+            self.scheduler.reopened(session, ended)
+            raise
+        self._offer_again(settled.freed)
+
+    def _offer_again(self, freed: Iterable[Freed]) -> None:
+        wishes: list[Wish] = []
+        for task in freed:
+            if task.player is not None:
+                wishes += self.scheduler.offer(Scope.ALL, (task.player,))
+            else:
+                wishes += self.scheduler.offer(Scope.ONE, task.candidates)
+        self._claim(sorted(wishes, key=lambda wish: wish.player))
+
+    async def output(self, door: Door, pieces: list[Piece]) -> None:
+        """Save kept output that goes ahead of its report."""
+        session = door.session
+        assert session is not None
+        try:
+            await self._writer.write(
+                lambda cursor: statements.save_pieces(cursor, session.player, session.epoch, self._owner, pieces)
+            )
+        except Superseded:
+            door.abort()
+
+    def progress(self, door: Door, started: list[Started]) -> None:
+        """Runs that last are under way; kept in memory only."""
+        if door.session is not None:
+            for run in started:
+                if run.seq in door.session.open:
+                    door.session.started[run.seq] = run.started_at
+
+    # ---- the brake
+
+    async def cancel(self, job: int, players: Sequence[int] | None, actor: str) -> statements.Cancelled:
+        """Cancel tasks; who runs one is told, now or when it is back."""
+        now = self._now()
+        done = await self._writer.write(lambda cursor: statements.cancel(cursor, job, players, actor, now))
+        self._feed.touched(done.jobs)
+        for player, seqs in done.orders.items():
+            door = self.doors.get(player)
+            if door is not None:
+                # not answered: its next Welcome carries the cancel
+                door.say(commands.CANCEL, list(seqs)).addErrback(lambda _: None)
+        return done
+
+    async def sweep(self, work: Callable[[Cursor, int], statements.Swept]) -> None:
+        """Let time pass over the store: expiries, removals, runs nobody will hear of. Bounded steps until done."""
+        more = True
+        while more:
+            now = self._now()
+            swept = await self._writer.write(lambda cursor, now=now: work(cursor, now))  # type: ignore[misc]
+            self._feed.touched(swept.jobs)
+            more = swept.more
+
+    def _background(self, work: Awaitable[Any], purpose: str) -> None:
+        def failed(failure: Failure) -> None:
+            if isinstance(failure.value, OrchestraError):
+                self.log.error("could not {purpose}: {reason}", purpose=purpose, reason=failure.value)
+            else:
+                self.log.failure("could not {purpose}", failure=failure, purpose=purpose)
+
+        Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
+
+
+def _one_job(submitted: Submitted) -> tuple[int, ...]:
+    return (submitted.job,)

@@ -1,0 +1,74 @@
+"""Why a task has not started, or not ended: one line for a person. Pure."""
+
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from orchestra.model import State, TaskView
+
+
+class Presence(Struct, frozen=True, kw_only=True):
+    """A player, as far as it decides what its tasks wait for."""
+
+    name: str
+    online: bool
+    since: int | None  # online since, or last seen; None: never seen
+    removed: bool = False
+    note: str = ""  # why it takes no work
+    room: int = 0
+    open_of_score: int = 0
+    limit_of_score: int = 0
+
+
+def moment(at: int) -> str:
+    """Milliseconds since 1970 as a person reads them."""
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def until(expires_at: int | None) -> str:
+    """When a wait ends by itself."""
+    return "never expires" if expires_at is None else f"expires {moment(expires_at)}"
+
+
+def why_waiting(player: Presence, score: str, expires_at: int | None) -> str:
+    """What a pending task of ``player`` waits for."""
+    return f"waits: {_blocker(player, score)}, {until(expires_at)}"
+
+
+def _blocker(player: Presence, score: str) -> str:
+    if player.removed:
+        return f"{player.name} was removed from the players file"
+    if not player.online:
+        return "never seen yet" if player.since is None else f"offline since {moment(player.since)}"
+    if player.note:
+        return f"{player.name} takes no work: {player.note}"
+    if player.room <= 0:
+        return f"{player.name} has as many runs as it takes"
+    if player.limit_of_score and player.open_of_score >= player.limit_of_score:
+        return f"{player.open_of_score} runs of {score} are ahead of it on {player.name}"
+    return "about to be handed over"
+
+
+def why_waiting_for_one(there: int, candidates: int, expires_at: int | None) -> str:
+    """What a pending one-of task waits for: ``there`` of its ``candidates`` are online."""
+    if not there:
+        return f"waits: none of its {candidates} candidates is online, {until(expires_at)}"
+    return f"waits: for a free slot on one of {there} players that are online, {until(expires_at)}"
+
+
+def why_unfinished(task: TaskView, player: Presence | None, started_at: int | None) -> str:
+    """What a dispatched task is doing, as far as the conductor knows."""
+    if player is None or task.player is None:
+        return "handed over"
+    doing = f"running since {moment(started_at)}" if started_at else "handed over, not known to have ended"
+    if task.cancelling:
+        doing += ", being cancelled"
+    if not player.online:
+        seen = f"offline since {moment(player.since)}" if player.since is not None else "offline"
+        doing += f"; {player.name} is {seen}: its outcome is told when it is back"
+    return doing
+
+
+def unstarted_candidates(task: TaskView) -> bool:
+    """Whether the task is a one-of task that nobody has been given yet."""
+    return task.player is None and task.state == State.PENDING.label
