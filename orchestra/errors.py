@@ -222,3 +222,28 @@ class GaveUpWaiting(OrchestraError):
     waits again."""
 
     status = 13
+
+
+# Store
+
+
+class NotAPlayer(OrchestraError):
+    """{player} is not, or no longer, in the conductor's players file."""
+
+
+class RetiredJournal(OrchestraError):
+    """{player} came with journal {journal}, which a newer journal of that player had replaced. If that is meant, run
+    'orchestra player forgive {player}' on the conductor."""
+
+
+class SchemaTooNew(OrchestraError):
+    """{path} was written by a newer Orchestra (its schema is {found}, this one knows up to {known}); install that
+    version again, or put back the backup that its upgrade left beside it."""
+
+    status = EX_CONFIG
+
+
+class StoreUnreadable(OrchestraError):
+    """{path} cannot be used: {problem}."""
+
+    status = EX_CONFIG

@@ -1,0 +1,238 @@
+"""The conductor's seat for commands and Python programs: a desk, through Perspective Broker.
+
+    client                                               conductor
+      submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
+      job({job})                                  ->       ["OK", job]
+      tasks({job, after, limit, states})          ->       ["OK", [rows, more]]     and jobs, events, players, catalogues
+      output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
+      cancel({job, names}) reload({}) about({})   ->       ["OK", value]
+      watch({job, since}, watcher)                ->       ["OK", None]
+      watcher.events([event…], ended)             <-       its answer asks for the next
+      unwatch({}, watcher)                        ->       ["OK", None]
+
+An answer holds at most 500 rows and about 256 kB; ``more`` says to ask again after the last row.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorUNIX
+from twisted.spread import pb
+
+from orchestra.audience import envelope
+from orchestra.audience.desk import Desk, Watch
+from orchestra.audience.envelope import MAX_BYTES, MAX_ROWS
+from orchestra.audience.seat import Guest, Method, Nothing, Sitter, seat_port
+from orchestra.errors import BadRequest, TooMany
+from orchestra.model import Ask, Catalogue, Event, State
+
+MAX_WATCHERS: Final = 32  # per connection
+NAMES_PER_ROW: Final = 500
+
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+JobNumber = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Limit = Annotated[int, Meta(ge=1, le=MAX_ROWS)]
+Name = Annotated[str, Meta(max_length=1_000)]
+
+
+class OneJob(Struct, frozen=True, forbid_unknown_fields=True):
+    job: JobNumber
+
+
+class Tasks(Struct, frozen=True, forbid_unknown_fields=True):
+    job: JobNumber
+    after: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
+    limit: Limit = MAX_ROWS
+    states: Annotated[tuple[State, ...], Meta(max_length=len(State))] = ()
+
+
+class Output(Struct, frozen=True, forbid_unknown_fields=True):
+    job: JobNumber
+    task: Number
+    stream: Annotated[int, Meta(ge=1, le=2)]
+    offset: Number = 0
+    limit: Annotated[int, Meta(ge=1, le=MAX_BYTES)] = MAX_BYTES
+
+
+class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
+    before: JobNumber | None = None
+    limit: Limit = 50
+    unfinished: bool = False
+    owner: Name | None = None
+
+
+class Events(Struct, frozen=True, forbid_unknown_fields=True):
+    job: JobNumber
+    since: Number = 0
+    limit: Limit = MAX_ROWS
+
+
+class Players(Struct, frozen=True, forbid_unknown_fields=True):
+    after: Name = ""
+    limit: Limit = MAX_ROWS
+    names: tuple[Name, ...] = ()
+
+
+class Catalogues(Struct, frozen=True, forbid_unknown_fields=True):
+    """``after``: digest and last name of the last row."""
+
+    after: tuple[Name, Name] = ("", "")
+    names: tuple[Name, ...] = ()
+
+
+class Cancel(Struct, frozen=True, forbid_unknown_fields=True):
+    job: JobNumber
+    names: tuple[Name, ...] = ()
+
+
+class Watching(Struct, frozen=True, forbid_unknown_fields=True):
+    job: JobNumber
+    since: Number = 0
+
+
+Watcher = pb.RemoteReference | None
+
+
+class Perspective:
+    """One guest's view of a desk, and the watches of that guest's connection."""
+
+    def __init__(self, desk: Desk, guest: Guest) -> None:
+        self._desk = desk
+        self._guest = guest
+        self._watches: dict[int, Watch] = {}
+        self._methods: Mapping[str, Method] = {
+            "submit": Method(Ask, self._submit),
+            "job": Method(OneJob, self._job),
+            "tasks": Method(Tasks, self._tasks),
+            "output": Method(Output, self._output),
+            "jobs": Method(Jobs, self._jobs),
+            "events": Method(Events, self._events),
+            "players": Method(Players, self._players),
+            "catalogues": Method(Catalogues, self._catalogues),
+            "cancel": Method(Cancel, self._cancel),
+            "reload": Method(Nothing, self._reload),
+            "about": Method(Nothing, self._about),
+            "watch": Method(Watching, self._watch),
+            "unwatch": Method(Nothing, self._unwatch),
+        }
+
+    def methods(self) -> Mapping[str, Method]:
+        """All of the desk, for those who are allowed; asked anew each time, for a reload may change that."""
+        if not self._desk.allowed(self._guest.asker.uid, self._guest.groups):
+            raise self._desk.denial(self._guest.asker.name)
+        return self._methods
+
+    def left(self) -> None:
+        """Stop every watch of this connection."""
+        while self._watches:
+            self._watches.popitem()[1].stop()
+
+    async def _submit(self, ask: Ask, watcher: Watcher) -> object:
+        if ask.expire is not None and not 0 <= ask.expire < 1e12:
+            raise BadRequest(problem="submit: expire is a number of seconds from 0 on")
+        if watcher is not None:
+            self._check_watcher(watcher)
+        receipt = await self._desk.submit(self._guest.asker, ask)
+        if watcher is not None:
+            self._begin(receipt.job, 0, watcher)
+        return receipt
+
+    async def _job(self, of: OneJob, _: Watcher) -> object:
+        return await self._desk.job(of.job)
+
+    async def _tasks(self, of: Tasks, _: Watcher) -> object:
+        return _paged(await self._desk.tasks(of.job, of.after, of.limit, of.states), of.limit)
+
+    async def _output(self, of: Output, _: Watcher) -> object:
+        return await self._desk.output(of.job, of.task, of.stream, of.offset, of.limit)
+
+    async def _jobs(self, of: Jobs, _: Watcher) -> object:
+        return _paged(await self._desk.jobs(of.before, of.limit, of.unfinished, of.owner), of.limit)
+
+    async def _events(self, of: Events, _: Watcher) -> object:
+        return _paged(await self._desk.events(of.job, of.since, of.limit), of.limit)
+
+    async def _players(self, of: Players, _: Watcher) -> object:
+        return _paged(await self._desk.players(of.after, of.limit, of.names), of.limit)
+
+    async def _catalogues(self, of: Catalogues, _: Watcher) -> object:
+        rows = catalogue_rows(await self._desk.catalogues(of.names))
+        return envelope.page((row for row in rows if (row[0].digest, row[1][-1]) > of.after), MAX_ROWS)
+
+    async def _cancel(self, of: Cancel, _: Watcher) -> object:
+        return await self._desk.cancel(self._guest.asker, of.job, of.names)
+
+    async def _reload(self, _: Nothing, __: Watcher) -> object:
+        return await self._desk.reload(self._guest.asker)
+
+    async def _about(self, _: Nothing, __: Watcher) -> object:
+        return await self._desk.about()
+
+    async def _watch(self, of: Watching, watcher: Watcher) -> object:
+        if watcher is None:
+            raise BadRequest(problem="watch: takes a watcher")
+        self._check_watcher(watcher)
+        await self._desk.job(of.job)  # or NoSuchJob
+        self._begin(of.job, of.since, watcher)
+        return None
+
+    async def _unwatch(self, _: Nothing, watcher: Watcher) -> object:
+        if watcher is not None and watcher.luid in self._watches:
+            self._watches.pop(watcher.luid).stop()
+        return None
+
+    def _check_watcher(self, watcher: pb.RemoteReference) -> None:
+        if watcher.luid in self._watches:
+            raise BadRequest(problem="watch: this watcher is watching already; unwatch first")
+        if len(self._watches) >= MAX_WATCHERS:
+            raise TooMany(who="This connection", limit=MAX_WATCHERS, what="watches")
+
+    def _begin(self, job: int, since: int, watcher: pb.RemoteReference) -> None:
+        if watcher.broker.disconnected:
+            return
+
+        async def listener(events: Sequence[Event], ended: bool) -> None:
+            try:
+                await _send(watcher, events, ended)
+            except BaseException:
+                self._watches.pop(watcher.luid, None)
+                raise
+            if ended:
+                self._watches.pop(watcher.luid, None)
+
+        self._watches[watcher.luid] = self._desk.watch(job, since, listener)
+
+
+async def _send(watcher: pb.RemoteReference, events: Sequence[Event], ended: bool) -> None:
+    batches = list(envelope.pages(events)) or [[]]
+    for batch in batches[:-1]:
+        await watcher.callRemote("events", envelope.pack(batch), False)
+    await watcher.callRemote("events", envelope.pack(batches[-1]), ended)
+
+
+def _paged(rows: Sequence[object], limit: int) -> tuple[list[Any], bool]:
+    packed, cut = envelope.page(rows, limit)
+    return packed, cut or len(rows) >= limit
+
+
+Row = tuple[Catalogue, tuple[str, ...]]
+
+
+def catalogue_rows(found: Sequence[Row]) -> Iterator[Row]:
+    """Catalogues by digest, each in rows of at most 500 names; the first row alone has the scores."""
+    for catalogue, names in sorted(found, key=lambda row: row[0].digest):
+        ordered = sorted(names) or [""]
+        for start in range(0, len(ordered), NAMES_PER_ROW):
+            yield catalogue, tuple(ordered[start : start + NAMES_PER_ROW])
+            catalogue = Catalogue(digest=catalogue.digest, scores=())
+
+
+def audience_port(reactor: IReactorUNIX, path: str, mode: int, group: str, desk: Desk) -> Service:
+    """A service that seats the audience in front of ``desk`` at the unix socket ``path``; ``group`` "" is our own."""
+
+    def seat(guest: Guest) -> Sitter:
+        return Perspective(desk, guest)
+
+    return seat_port(reactor, path, seat, mode=mode, group=group, what="conductor")
