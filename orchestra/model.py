@@ -233,6 +233,8 @@ class Started(Struct, frozen=True, array_like=True):
     """A run is under way; best effort, never acknowledged."""
 
     seq: int
+    job: int
+    task: int
     started_at: int
 
 

@@ -33,8 +33,8 @@ from orchestra.model import (
     Welcome,
 )
 from orchestra.store import statements
-from orchestra.store.statements import Claimed, ClaimAsk, Freed, Submitted
-from orchestra.store.writer import Saver
+from orchestra.store.values import Cancelled, Claimed, ClaimAsk, Freed, Greeting, Submitted, Swept
+from orchestra.store.saver import Saver
 from orchestra.wire import commands
 
 RETRY: Final = 1.0  # seconds until a claim that could not be saved is tried again
@@ -122,7 +122,7 @@ class Dispatch:
             if again and not isinstance(problem, StoreFailed):
                 self._clock.callLater(RETRY if isinstance(problem, NotSaved) else 0, self.claim_for, again)
             raise
-        self._hand_out(claims)
+        self._hand_out(claims, {wish.player: wish.epoch for wish in wishes})
         self._feed.touched(jobs(done))
         return done
 
@@ -138,12 +138,12 @@ class Dispatch:
             claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: ())
             self._background(claim, "claim work")
 
-    def _hand_out(self, claims: Iterable[Claimed]) -> None:
+    def _hand_out(self, claims: Iterable[Claimed], epochs: Mapping[int, int]) -> None:
         overtaken: list[Wish] = []
         jobs: set[int] = set()
         for claimed in claims:
-            session = self.scheduler.claimed(claimed.player, claimed.epoch, claimed.runs, claimed.more)
-            jobs.update(run.job for run in claimed.runs)
+            session = self.scheduler.claimed(claimed.player, epochs[claimed.player], claimed.runs, claimed.more)
+            jobs |= claimed.jobs
             if session is None:
                 continue
             if claimed.runs:
@@ -202,7 +202,7 @@ class Dispatch:
 
     def _admit(
         self, cursor: Cursor, door: Door, player: int, hello: Hello
-    ) -> tuple[statements.Greeting, Catalogue | None]:
+    ) -> tuple[Greeting, Catalogue | None]:
         greeting = statements.hello(cursor, player, hello, self._owner, self._now(), door.address)
         return greeting, statements.catalogue(cursor, hello.catalogue)
 
@@ -311,11 +311,11 @@ class Dispatch:
         if door.session is not None:
             for run in started:
                 if run.seq in door.session.open:
-                    door.session.started[run.seq] = run.started_at
+                    door.session.started[run.seq] = (run.job, run.task, run.started_at)
 
     # ---- the brake
 
-    async def cancel(self, job: int, players: Sequence[int] | None, actor: str) -> statements.Cancelled:
+    async def cancel(self, job: int, players: Sequence[int] | None, actor: str) -> Cancelled:
         """Cancel tasks; who runs one is told, now or when it is back."""
         now = self._now()
         done = await self._writer.write(lambda cursor: statements.cancel(cursor, job, players, actor, now))
@@ -327,7 +327,7 @@ class Dispatch:
                 door.say(commands.CANCEL, list(seqs)).addErrback(lambda _: None)
         return done
 
-    async def sweep(self, work: Callable[[Cursor, int], statements.Swept]) -> None:
+    async def sweep(self, work: Callable[[Cursor, int], Swept]) -> None:
         """Let time pass over the store: expiries, removals, runs nobody will hear of. Bounded steps until done."""
         more = True
         while more:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from orchestra.model import State, TaskView
+from orchestra.model import TaskView
 
 
 class Presence(Struct, frozen=True, kw_only=True):
@@ -49,11 +49,10 @@ def _blocker(player: Presence, score: str) -> str:
     return "about to be handed over"
 
 
-def why_waiting_for_one(there: int, candidates: int, expires_at: int | None) -> str:
-    """What a pending one-of task waits for: ``there`` of its ``candidates`` are online."""
-    if not there:
-        return f"waits: none of its {candidates} candidates is online, {until(expires_at)}"
-    return f"waits: for a free slot on one of {there} players that are online, {until(expires_at)}"
+def why_waiting_for_one(online: int, expires_at: int | None) -> str:
+    """What a one-of task waits for that nobody was given yet; ``online``: players that are connected at all."""
+    blocker = "until one of its candidates is online and has a free slot" if online else "no player is online"
+    return f"waits: {blocker}, {until(expires_at)}"
 
 
 def why_unfinished(task: TaskView, player: Presence | None, started_at: int | None) -> str:
@@ -68,7 +67,3 @@ def why_unfinished(task: TaskView, player: Presence | None, started_at: int | No
         doing += f"; {player.name} is {seen}: its outcome is told when it is back"
     return doing
 
-
-def unstarted_candidates(task: TaskView) -> bool:
-    """Whether the task is a one-of task that nobody has been given yet."""
-    return task.player is None and task.state == State.PENDING.label

@@ -44,7 +44,7 @@ class Session:
         self.version = ""
         self.catalogue = ""  # digest
         self.limits: Mapping[str, int] = {}  # score -> most open runs; shared by players with one catalogue
-        self.started: dict[int, int] = {}  # seq -> started_at, for runs that last
+        self.started: dict[int, tuple[int, int, int]] = {}  # seq -> (job, task, started_at), for runs that last
         self.settled = False  # Welcome answered
         self.ready = False  # and the catalogue known
         self.claiming = False
@@ -54,6 +54,14 @@ class Session:
     @property
     def room(self) -> int:
         return 2 * self.slots - len(self.open)
+
+    def count(self, score: str) -> int:
+        """How many runs of ``score`` are open."""
+        return sum(one == score for one in self.open.values())
+
+    def started_at(self, job: int, task: int) -> int | None:
+        """Since when a task runs here, if the player has told."""
+        return next((at for j, t, at in self.started.values() if (j, t) == (job, task)), None)
 
     def remaining(self) -> Mapping[str, int]:
         """How many more open runs of each score this player may be given."""

@@ -1,0 +1,281 @@
+"""Where the audience is served: requests are checked here, and the answers get their reasons.
+
+What is asked is described in :mod:`orchestra.audience.desk`. Nothing is decided twice: targets are resolved by
+:mod:`orchestra.core.targets`, reasons are worded by :mod:`orchestra.core.explain`, the work is done by the dispatch.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from sqlite3 import Cursor
+from typing import Final
+
+from msgspec.structs import replace
+
+from orchestra import __version__, parameters
+from orchestra.audience.desk import About, Cancelling, Listener, Reloaded, Watch
+from orchestra.conductor.dispatch import Dispatch
+from orchestra.conductor.feed import Feed
+from orchestra.core import explain
+from orchestra.core.explain import Presence
+from orchestra.core.scheduler import Session
+from orchestra.core.targets import resolve
+from orchestra.errors import BadRequest, Denied, UnknownScore
+from orchestra.model import (
+    Ask,
+    Asker,
+    Catalogue,
+    Event,
+    JobView,
+    NewJob,
+    PlayerView,
+    Receipt,
+    Scope,
+    ScoreEntry,
+    State,
+    TaskView,
+    Wait,
+)
+from orchestra.store import statements
+from orchestra.store.values import PlayerRow
+from orchestra.store.saver import Loader
+
+HOUR: Final = 3_600_000
+GIVE_UP_UNKNOWN: Final = HOUR + 10_000  # the default timeout and grace of a score nobody has told us of
+UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label)
+MOST_WAITS: Final = 100
+MOST_WARNINGS: Final = 20
+LONGEST_EXPIRY: Final = 3650 * 24 * HOUR
+
+
+class FrontDesk:
+    """A :class:`~orchestra.audience.desk.Desk` in front of a dispatch and a store."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        reader: Loader,
+        feed: Feed,
+        *,
+        now: Callable[[], int],
+        started_at: int,
+        default_domain: str,
+        default_expire: int | None,
+        audience_group: str,
+        gid: int | None,
+        reload: Callable[[], Awaitable[Reloaded]],
+    ) -> None:
+        self._dispatch = dispatch
+        self._reader = reader
+        self._feed = feed
+        self._now = now
+        self._started_at = started_at
+        self._default_domain = default_domain
+        self._default_expire = default_expire
+        self._group = audience_group
+        self._gid = gid
+        self._reload = reload
+
+    # ---- who may
+
+    def allowed(self, uid: int, groups: Sequence[int]) -> bool:
+        """Root, our own user, and the audience group."""
+        return uid in (0, os.geteuid()) or (self._gid is not None and self._gid in groups)
+
+    def denial(self, who: str) -> Exception:
+        """What somebody who may not is told."""
+        return Denied(who=who, group=self._group or "set as 'audience_group' in conductor.conf")
+
+    # ---- submit
+
+    async def submit(self, asker: Asker, ask: Ask) -> Receipt:
+        """Check the request, save it, and say which of its targets will not start at once."""
+        names = resolve(ask.targets, self._dispatch.ids, self._default_domain)
+        problem = parameters.problem(ask.params)
+        if problem:
+            raise BadRequest(problem=problem)
+        players = {self._dispatch.ids[name]: name for name in names}
+        scores = self._scores(ask.score, players)
+        new = self._new_job(asker, ask, tuple(sorted(players)), [entry for entry in scores.values() if entry])
+        waits = await self._waits(new, players)
+        submitted = await self._dispatch.submit(new)
+        lacking = [f"{players[player]} has no score '{ask.score}' today" for player, entry in scores.items() if not entry]
+        more = [f"and {len(lacking) - MOST_WARNINGS} more hosts lack it"] if len(lacking) > MOST_WARNINGS else []
+        return Receipt(
+            job=submitted.job,
+            created=submitted.created,
+            targets=len(players),
+            waits=tuple(waits[:MOST_WAITS]),
+            waiting=len(waits),
+            warnings=tuple(lacking[:MOST_WARNINGS] + more),
+        )
+
+    def _scores(self, score: str, players: dict[int, str]) -> dict[int, ScoreEntry | None]:
+        """The score on each target whose disk is known; an error if they are all known and none has it."""
+        book = self._dispatch.repertoires
+        scores = {player: book.entry(player, score) for player in players if book.seen(player)}
+        if len(scores) == len(players) and not any(scores.values()):
+            raise UnknownScore(score=score[:80])
+        return scores
+
+    def _new_job(self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry]) -> NewJob:
+        ends = [entry.timeout + entry.kill_grace for entry in scores]
+        return NewJob(
+            owner=asker,
+            request_key=ask.request_key,
+            score=ask.score,
+            params=ask.params,
+            scope=ask.scope,
+            players=players,
+            idempotent=bool(scores) and all(entry.idempotent for entry in scores),
+            max_attempts=min((entry.max_attempts for entry in scores), default=1),
+            priority=ask.priority,
+            expires_at=self._expires_at(ask.expire),
+            give_up_after=max(ends, default=GIVE_UP_UNKNOWN),
+        )
+
+    def _expires_at(self, seconds: float | None) -> int | None:
+        if seconds is None:
+            return None if self._default_expire is None else self._now() + self._default_expire
+        if seconds == 0:
+            return None
+        if not 0 < seconds * 1000 <= LONGEST_EXPIRY:
+            raise BadRequest(problem="'expire' is a number of seconds up to ten years, or 0 for never")
+        return self._now() + int(seconds * 1000)
+
+    async def _waits(self, new: NewJob, players: Mapping[int, str]) -> list[Wait]:
+        """Who will not start at once, and why. Of a one-of job, nobody waits while one of them can start."""
+        away = [player for player in players if player not in self._dispatch.doors]
+        if not away or (new.scope is Scope.ONE and len(away) < len(players)):
+            return []
+        names = [players[player] for player in away]
+        rows = await self._reader.read(lambda cursor: statements.player_rows(cursor, "", MOST_WAITS, names[:MOST_WAITS]))
+        seen = {row.player: row.view.since for row in rows}
+        return [Wait(player=players[p], why=self._why_away(p, players[p], seen.get(p), new)) for p in away]
+
+    def _why_away(self, player: int, name: str, seen: int | None, new: NewJob) -> str:
+        return explain.why_waiting(self._presence(player, name, seen=seen), new.score, new.expires_at)
+
+    # ---- read
+
+    async def job(self, job: int) -> JobView:
+        """A job and its counts."""
+        return await self._reader.read(lambda cursor: statements.job_view(cursor, job))
+
+    async def jobs(
+        self, before: int | None = None, limit: int = 50, unfinished: bool = False, owner: str | None = None
+    ) -> list[JobView]:
+        """Jobs, newest first."""
+        return await self._reader.read(lambda cursor: statements.job_views(cursor, before, limit, unfinished, owner))
+
+    async def tasks(self, job: int, after: int = -1, limit: int = 500, states: Sequence[State] = ()) -> list[TaskView]:
+        """Tasks of a job, each with its reason while it has no outcome."""
+
+        def look(cursor: Cursor) -> tuple[JobView, list[TaskView], dict[str, PlayerRow]]:
+            tasks = statements.task_views(cursor, job, after, limit, states)
+            waiting = [task.player for task in tasks if task.player and task.state in UNFINISHED]
+            rows = statements.player_rows(cursor, "", len(waiting), waiting) if waiting else []
+            return statements.job_view(cursor, job), tasks, {row.view.name: row for row in rows}
+
+        view, tasks, rows = await self._reader.read(look)
+        return [self._explained(task, view, rows) for task in tasks]
+
+    def _explained(self, task: TaskView, job: JobView, rows: Mapping[str, PlayerRow]) -> TaskView:
+        if task.state not in UNFINISHED:
+            return task
+        row = rows.get(task.player or "")
+        if row is None:
+            there = len(self._dispatch.doors)
+            return replace(task, why=explain.why_waiting_for_one(there, job.expires_at))
+        presence = self._presence(row.player, row.view.name, job.score, row.view.since)
+        if task.state == State.PENDING.label:
+            return replace(task, why=explain.why_waiting(presence, job.score, job.expires_at))
+        session = self._dispatch.scheduler.sessions.get(row.player)
+        started = session.started_at(job.job, task.task) if session else None
+        return replace(task, started_at=started, why=explain.why_unfinished(task, presence, started))
+
+    def _presence(self, player: int, name: str, score: str = "", seen: int | None = None) -> Presence:
+        session: Session | None = self._dispatch.scheduler.sessions.get(player)
+        if session is None:
+            return Presence(name=name, online=False, since=seen, removed=name not in self._dispatch.ids)
+        return Presence(
+            name=name,
+            online=True,
+            since=self._dispatch.online_since.get(player),
+            note=session.note,
+            room=session.room,
+            open_of_score=session.count(score),
+            limit_of_score=session.limits.get(score, 0),
+        )
+
+    async def output(
+        self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
+    ) -> list[tuple[int, bytes]]:
+        """Kept pieces of a task's output."""
+        return await self._reader.read(lambda cursor: statements.output_pieces(cursor, job, task, stream, offset, limit))
+
+    async def events(self, job: int, since: int = 0, limit: int = 500) -> list[Event]:
+        """Events of a job after ``since``."""
+        return await self._reader.read(lambda cursor: statements.events(cursor, job, since, limit))
+
+    async def players(self, after: str = "", limit: int = 500, names: Sequence[str] = ()) -> list[PlayerView]:
+        """Players by name, with what only the connection knows."""
+        rows = await self._reader.read(lambda cursor: statements.player_rows(cursor, after, limit, names))
+        return [self._view(row) for row in rows]
+
+    def _view(self, row: PlayerRow) -> PlayerView:
+        session = self._dispatch.scheduler.sessions.get(row.player)
+        if session is None:
+            stale = "offline" if row.view.status == "online" else row.view.status
+            return replace(row.view, status=stale)
+        return replace(
+            row.view,
+            status="online",
+            since=self._dispatch.online_since.get(row.player),
+            version=session.version,
+            address=self._dispatch.doors[row.player].address,
+            slots=session.slots,
+            open_runs=len(session.open),
+            note=session.note,
+        )
+
+    async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
+        """Every catalogue in use, with the names of the players that have it."""
+        wanted = set(resolve(names, self._dispatch.ids, self._default_domain)) if names else self._dispatch.ids.keys()
+        called = {player: name for name, player in self._dispatch.ids.items()}
+        found = await self._reader.read(statements.catalogues_in_use)
+        rows = [(cat, tuple(sorted(called[p] for p in ids if called.get(p) in wanted))) for cat, ids in found]
+        return [(cat, holders) for cat, holders in rows if holders]
+
+    async def about(self) -> About:
+        """The conductor in a few numbers."""
+        totals = await self._reader.read(statements.totals)
+        return About(
+            version=__version__,
+            started_at=self._started_at,
+            players=totals.players,
+            online=len(self._dispatch.doors),
+            pending=totals.pending,
+            dispatched=totals.dispatched,
+        )
+
+    def watch(self, job: int, since: int, listener: Listener) -> Watch:
+        """Have ``listener`` called with the events of a job, until it has ended."""
+        return self._feed.watch(job, since, listener)
+
+    # ---- change
+
+    async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
+        """Cancel a job, or its tasks on some hosts."""
+        players = None
+        if names:
+            players = [self._dispatch.ids[n] for n in resolve(names, self._dispatch.ids, self._default_domain)]
+        done = await self._dispatch.cancel(job, players, asker.name)
+        return Cancelling(
+            job=job, cancelled=done.cancelled, cancelling=done.cancelling, ended=done.finished, lost=done.lost
+        )
+
+    async def reload(self, asker: Asker) -> Reloaded:
+        """Read players, certificates and CRL again."""
+        if asker.uid not in (0, os.geteuid()):
+            raise Denied(who=asker.name, group="root, or the conductor's own user: only they reload")
+        return await self._reload()

@@ -1,0 +1,290 @@
+"""The conductor as a service: opens the store, lets players and audience in, lets time pass, reloads, stops.
+
+What work there is and who gets it is the dispatch's; here is only the life of the daemon around it.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from orchestra import __version__, settings
+from orchestra.audience.desk import Reloaded
+from orchestra.conductor.dispatch import Dispatch
+from orchestra.conductor.door import Limits, Porch
+from orchestra.errors import FileProblem, OrchestraError
+from orchestra.security import credentials as security
+from orchestra.security.contexts import ServerCredentials
+from orchestra.security.credentials import Credentials, is_revoked
+from orchestra.settings import ConductorSettings
+from orchestra.store import statements
+from orchestra.store.saver import Saver
+
+BACKLOG: Final = 4096
+GIVE_UP_EVERY: Final = 30.0
+FILES_EVERY: Final = 60.0
+
+
+class Store(Service):
+    """Opens the store when the daemon starts and closes it when everything else has stopped."""
+
+    def __init__(self, start: Callable[[], None], stop: Callable[[], "Deferred[Any]"]) -> None:
+        self._start = start
+        self._stop = stop
+
+    def startService(self) -> None:
+        super().startService()
+        self._start()
+
+    def stopService(self) -> "Deferred[Any]":
+        super().stopService()
+        return self._stop()
+
+
+def load_credentials(chosen: ConductorSettings) -> Credentials:
+    """The conductor's certificates as they are on disk now."""
+    return security.load(chosen.certificate, chosen.key, chosen.ca, chosen.crl or None, "conductor")
+
+
+class Roster:
+    """The players file, the store's players, and the dispatch's: kept the same."""
+
+    log = Logger()
+
+    def __init__(self, dispatch: Dispatch, writer: Saver, now: Callable[[], int]) -> None:
+        self._dispatch = dispatch
+        self._writer = writer
+        self._now = now
+
+    async def put(self, names: Iterable[str]) -> tuple[str, ...]:
+        """These are the players from now on; what changed, in sentences."""
+        wanted = tuple(names)
+        roster = await self._writer.write(lambda cursor: statements.sync_players(cursor, wanted, self._now()))
+        self._dispatch.ids = roster.ids
+        for name in roster.removed:
+            for door in [door for door in self._dispatch.doors.values() if door.name == name]:
+                door.dismiss(f"{name} was removed from the conductor's players file", 60.0)
+        said = [f"player {name} added" for name in roster.added]
+        said += [f"player {name} is back" for name in roster.returned]
+        return (*said, *(f"player {name} removed" for name in roster.removed))
+
+    async def learn_catalogues(self) -> None:
+        """What players had on their disks when they were last seen."""
+        for catalogue, players in await self._writer.write(statements.catalogues_in_use):
+            self._dispatch.repertoires.learn(catalogue)
+            for player in players:
+                self._dispatch.repertoires.of[player] = catalogue.digest
+
+
+class Conductor(Service):
+    """Listens for players, sweeps the store, reloads."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        read_settings: Callable[[], ConductorSettings],
+        tls: ServerCredentials,
+        dispatch: Dispatch,
+        roster: Roster,
+        names: tuple[str, ...],
+        now: Callable[[], int],
+    ) -> None:
+        self._reactor = reactor
+        self._read_settings = read_settings
+        self._settings = read_settings()
+        self._tls = tls
+        self._dispatch = dispatch
+        self._roster = roster
+        self._names = names
+        self._now = now
+        self._ports: list[IListeningPort] = []
+        self._loops: list[LoopingCall] = []
+        self.addresses: list[tuple[str, int]] = []
+
+    # ---- start and stop
+
+    def startService(self) -> None:
+        """Listen once the players are known to the store."""
+        super().startService()
+        Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
+
+    async def _open(self) -> None:
+        await self._roster.put(self._names)
+        await self._roster.learn_catalogues()
+        chosen = self._settings
+        limits = Limits(
+            handshake=chosen.handshake_timeout / 1000,
+            hello=chosen.hello_timeout / 1000,
+            handshakes=chosen.max_handshakes,
+            per_address=chosen.max_handshakes_per_address,
+            queue=chosen.send_queue,
+        )
+        porch = Porch(self._reactor, self._tls, self._dispatch, limits)
+        for listen in chosen.listen:
+            endpoint = TCP6ServerEndpoint if ":" in listen.host else TCP4ServerEndpoint
+            try:
+                port = await endpoint(self._reactor, listen.port, BACKLOG, listen.host).listen(porch)
+            except OSError as problem:
+                where = f"{listen.host}:{listen.port}"
+                raise FileProblem(file=f"{chosen.config}/conductor.conf", problem=f"cannot listen on {where}: {problem}") from None
+            except Exception as problem:  # noqa: BLE001 - Twisted's CannotListenError carries the reason
+                where = f"{listen.host}:{listen.port}"
+                reason = getattr(problem, "socketError", problem)
+                raise FileProblem(file=f"{chosen.config}/conductor.conf", problem=f"cannot listen on {where}: {reason}") from None
+            self._ports.append(port)
+            address = port.getHost()
+            self.addresses.append((address.host, address.port))
+            self.log.info("players may connect to {host}:{port}", host=address.host, port=address.port)
+        self._start_loops(chosen.beat / 1000, chosen.removal_grace)
+        self.log.info("conductor {version} is running, {players} players", version=__version__, players=len(self._names))
+
+    def _cannot_open(self, failure: Failure) -> None:
+        if isinstance(failure.value, OrchestraError):
+            self.log.error("the conductor cannot start: {problem}", problem=failure.value.sentence)
+        else:
+            self.log.failure("the conductor cannot start", failure=failure)
+        self._reactor.stop()
+
+    def _start_loops(self, beat: float, grace: int) -> None:
+        self._loop(1.0, self._expire)
+        self._loop(GIVE_UP_EVERY, lambda: self._give_up(grace))
+        self._loop(FILES_EVERY, self._watch_files)
+        self._loop(beat, self._sweep_silent, 3 * beat)
+
+    def _loop(self, seconds: float, work: Callable[..., Any], *args: Any) -> None:
+        def once() -> "Deferred[Any] | None":
+            done = work(*args)
+            return Deferred.fromCoroutine(done).addErrback(self._loop_failed) if done is not None else None
+
+        loop = LoopingCall(once)
+        loop.clock = self._reactor
+        self._loops.append(loop)
+        loop.start(seconds, now=False).addErrback(lambda failure: self.log.failure("a sweep failed", failure=failure))
+
+    def _loop_failed(self, failure: Failure) -> None:
+        if isinstance(failure.value, OrchestraError):
+            self.log.error("{problem}", problem=failure.value.sentence)
+        else:
+            self.log.failure("a sweep failed", failure=failure)
+
+    def stopService(self) -> "Deferred[Any]":
+        """Stop listening, let the players go; what they run goes on."""
+        super().stopService()
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        done: Deferred[Any] = succeed(None)
+        for port in self._ports:
+            done.addCallback(lambda _, port=port: port.stopListening())
+        for door in tuple(self._dispatch.doors.values()):
+            door.abort()
+        return done
+
+    # ---- time passes
+
+    async def _expire(self) -> None:
+        await self._dispatch.sweep(statements.expire)
+
+    async def _give_up(self, grace: int) -> None:
+        connected = frozenset(self._dispatch.doors)
+        await self._dispatch.sweep(lambda cursor, now: statements.give_up(cursor, now, connected))
+        await self._dispatch.sweep(lambda cursor, now: statements.sweep_removed(cursor, now, grace))
+
+    def _sweep_silent(self, seconds: float) -> None:
+        self._dispatch.sweep_silent(seconds)
+
+    async def _watch_files(self) -> None:
+        ours = self._tls.credentials
+        for warning in ours.warnings(self._now()):
+            self.log.warn("{warning}", warning=warning)
+        if ours.stale():
+            changed = self._reload_credentials(self._settings)
+            self.log.info("{changed}", changed=", ".join(changed))
+
+    # ---- reload
+
+    async def reload(self) -> Reloaded:
+        """Read players, certificates and CRL again; what cannot be used is refused and the old one stays."""
+        changed: list[str] = []
+        refused: list[str] = []
+        try:
+            chosen = self._read_settings()
+        except OrchestraError as problem:
+            return self._said([], [problem.sentence])
+        restart = _needs_restart(self._settings, chosen)
+        if restart:
+            refused.append(f"changed, but read at start only: {', '.join(restart)}; restart the conductor for that")
+        try:
+            changed += await self._roster.put(settings.players_file(chosen.players, chosen.default_domain))
+        except OrchestraError as problem:
+            refused.append(problem.sentence)
+        try:
+            changed += self._reload_credentials(chosen)
+        except OrchestraError as problem:
+            refused.append(problem.sentence)
+        return self._said(changed, refused)
+
+    def _said(self, changed: list[str], refused: list[str]) -> Reloaded:
+        for line in changed:
+            self.log.info("reload: {line}", line=line)
+        for line in refused:
+            self.log.error("reload refused: {line}", line=line)
+        if not changed and not refused:
+            self.log.info("reload: nothing has changed")
+        return Reloaded(changed=tuple(changed), refused=tuple(refused))
+
+    def _reload_credentials(self, chosen: ConductorSettings) -> list[str]:
+        fresh = load_credentials(chosen)
+        if not self._tls.credentials.stale() and _files(chosen) == _files(self._settings):
+            return []
+        self._tls.replace(fresh)
+        self._settings = self._settings._replace(**_files(chosen))
+        revoked = [door for door in self._dispatch.doors.values() if is_revoked(fresh, door.certificate)]
+        for door in revoked:
+            door.dismiss(f"the certificate of {door.name} was revoked", 600.0)
+        closed = [f"closed the connection of {door.name}: its certificate was revoked" for door in revoked]
+        return ["certificates read again", *closed]
+
+
+def _files(chosen: ConductorSettings) -> dict[str, str]:
+    return {key: getattr(chosen, key) for key in ("certificate", "key", "ca", "crl")}
+
+
+def _needs_restart(old: ConductorSettings, new: ConductorSettings) -> list[str]:
+    live = {"players", *_files(new)}
+    return [key for key in new._fields if key not in live and getattr(old, key) != getattr(new, key)]
+
+
+def whole(*services: Service) -> MultiService:
+    """The services as one: started in this order, stopped in the opposite one, each when the one before has stopped."""
+    return _InOrder(services)
+
+
+class _InOrder(MultiService):
+    def __init__(self, services: Iterable[Service]) -> None:
+        super().__init__()
+        for service in services:
+            service.setServiceParent(self)
+
+    def stopService(self) -> "Deferred[Any]":
+        Service.stopService(self)
+        done: Deferred[Any] = succeed(None)
+        for service in reversed(list(self)):
+            done.addCallback(partial(_stop, service))
+        return done
+
+
+def _stop(service: Any, _: object) -> Awaitable[Any] | None:
+    with contextlib.suppress(NotImplementedError):
+        return service.stopService()  # type: ignore[no-any-return]
+    return None

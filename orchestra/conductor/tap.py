@@ -1,0 +1,98 @@
+"""Makes the conductor: the one place that knows all of its parts."""
+
+import gc
+import grp
+import os
+import time
+import uuid
+from typing import Any
+
+from twisted.application.service import IService
+
+from orchestra import settings
+from orchestra.audience.perspective import audience_port
+from orchestra.conductor.desk import FrontDesk
+from orchestra.conductor.dispatch import Dispatch
+from orchestra.conductor.feed import Feed
+from orchestra.conductor.service import Conductor, Roster, Store, load_credentials, whole
+from orchestra.errors import ConfigError, OrchestraError, StoreFailed
+from orchestra.hangup import Hangup
+from orchestra.options import ConductorOptions, refuse
+from orchestra.security.contexts import ServerCredentials
+from orchestra.store import sqlite, statements
+from orchestra.store.writer import Reader, Writer
+
+Options = ConductorOptions
+
+
+def makeService(options: ConductorOptions) -> IService:
+    """The conductor's services, in the order they start; what is wrong with the configuration ends the process."""
+    from twisted.internet import reactor
+
+    reactor.seconds = time.monotonic  # type: ignore[attr-defined]  # a clock that jumps must not stop the timers
+    try:
+        return _make(reactor, options)
+    except OrchestraError as problem:
+        refuse(problem)
+
+
+def _make(reactor: Any, options: ConductorOptions) -> IService:
+    chosen: settings.ConductorSettings = options.read()
+    names = settings.players_file(chosen.players, chosen.default_domain)
+    tls = ServerCredentials(load_credentials(chosen))
+    gid = _group(chosen)
+    sqlite.try_lock(chosen.state)
+
+    def fatal(problem: StoreFailed) -> None:
+        conductor.log.critical("{problem}", problem=problem.sentence)
+        reactor.stop()
+
+    store = sqlite.Store(chosen.state)
+    writer = Writer(store.connect, reactor.callFromThread, fatal, "store")
+    reader = Reader(store.connect, reactor.callFromThread)
+    feed = Feed(lambda job, since, limit: reader.read(lambda cursor: statements.events(cursor, job, since, limit)))
+    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed)
+    roster = Roster(dispatch, writer, now)
+    conductor = Conductor(reactor, options.read, tls, dispatch, roster, names, now)
+    desk = FrontDesk(
+        dispatch,
+        reader,
+        feed,
+        now=now,
+        started_at=now(),
+        default_domain=chosen.default_domain,
+        default_expire=chosen.default_expire,
+        audience_group=chosen.audience_group,
+        gid=gid,
+        reload=conductor.reload,
+    )
+
+    def start() -> None:
+        store.open()
+        writer.start()
+        reader.start()
+        gc.set_threshold(100_000, 50, 1000)
+        gc.freeze()
+
+    def stop() -> Any:
+        return reader.stop().addCallback(lambda _: writer.stop()).addCallback(lambda _: store.close())
+
+    seat = audience_port(reactor, chosen.audience, 0o660, gid, desk)
+    hangup = Hangup(reactor, conductor.reload)
+    return whole(Store(start, stop), conductor, seat, hangup)
+
+
+def _group(chosen: settings.ConductorSettings) -> int | None:
+    if not chosen.audience_group:
+        return None
+    try:
+        return grp.getgrnam(chosen.audience_group).gr_gid
+    except KeyError:
+        file = os.path.join(chosen.config, "conductor.conf")
+        problem = f"this machine has no group '{chosen.audience_group}'; 'groupadd --system' makes one"
+        raise ConfigError(file=file, line=0, key="audience_group", problem=problem) from None
+
+
+def now() -> int:
+    """The wall clock, in milliseconds."""
+    return time.time_ns() // 1_000_000
