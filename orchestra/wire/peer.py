@@ -51,6 +51,7 @@ class Peer(amp.AMP):
         amp.AMP.__init__(self)
         self.clock = clock
         self.heard_at = clock.seconds()
+        self.last_answer = clock.seconds()
         self.closed = False
         self._cap = cap
         self._owed = 0
@@ -90,6 +91,7 @@ class Peer(amp.AMP):
 
     def _answered(self, result: Any, size: int, answer: "Deferred[None]") -> None:
         self._owed -= size
+        self.last_answer = self.clock.seconds()
         if not isinstance(result, Failure):
             answer.callback(None)
         elif isinstance(result.value, amp.RemoteAmpError) and result.value.errorCode == NOT_SAVED:

@@ -1,0 +1,91 @@
+"""Makes the player: the one place that knows all of its parts."""
+
+import gc
+import os
+import time
+from random import SystemRandom
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+
+from orchestra import settings
+from orchestra.errors import OrchestraError, StoreFailed
+from orchestra.hangup import Hangup
+from orchestra.options import PlayerOptions, refuse
+from orchestra.player import seat
+from orchestra.player.backstage import Backstage, start_stage
+from orchestra.player.line import Connector
+from orchestra.player.repertoire import Repertoire
+from orchestra.player.service import Player
+from orchestra.security import credentials
+from orchestra.security.contexts import ClientCredentials
+from orchestra.store import journal
+from orchestra.store.writer import Writer
+
+Options = PlayerOptions
+
+
+def makeService(options: PlayerOptions) -> IService:
+    """The player's services; what is wrong with the configuration ends the process."""
+    from twisted.internet import reactor
+
+    reactor.seconds = time.monotonic  # type: ignore[attr-defined]  # a clock that jumps must not stop the timers
+    try:
+        return _make(reactor, options)
+    except OrchestraError as problem:
+        refuse(problem)
+
+
+def _make(reactor: Any, options: PlayerOptions) -> IService:
+    chosen: settings.PlayerSettings = options.read()
+    tls = ClientCredentials(load_credentials(chosen))
+    journal.try_lock(chosen.state)
+    book = journal.Journal(chosen.state)
+
+    def fatal(problem: StoreFailed) -> None:
+        player.log.critical("{problem}", problem=problem.sentence)
+        reactor.stop()
+
+    def reload_certificates() -> list[str]:
+        fresh = options.read()
+        if not tls.credentials.stale() and _files(fresh) == _files(chosen):
+            return []
+        tls.replace(load_credentials(fresh))
+        return ["certificates read again"]
+
+    player = Player(
+        reactor,
+        name=tls.credentials.names[0],
+        slots=chosen.slots,
+        boot=_boot_id(),
+        boot_clock=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
+        wall=lambda: time.time_ns() // 1_000_000,
+        journal=book,
+        writer=Writer(book.connect, reactor.callFromThread, fatal, "journal"),
+        repertoire=Repertoire(chosen.scores, {0, os.geteuid()}),
+        start_stage=(lambda: start_stage(reactor, chosen)) if chosen.stage_start else None,
+        make_backstage=lambda identity, listener: Backstage(reactor, chosen.stage, identity, listener),
+        make_connector=lambda listener: Connector(
+            reactor, chosen.conductors, tls, listener, chosen.beat / 1000, SystemRandom()
+        ),
+        reload_certificates=reload_certificates,
+    )
+    gc.set_threshold(100_000, 50, 1000)
+    services = MultiService()
+    for service in (player, seat.make(reactor, chosen.seat, player.reload), Hangup(reactor, player.reload)):
+        service.setServiceParent(services)
+    return services
+
+
+def load_credentials(chosen: settings.PlayerSettings) -> credentials.Credentials:
+    """The player's certificates as they are on disk now."""
+    return credentials.load(chosen.certificate, chosen.key, chosen.ca, chosen.crl or None, "player")
+
+
+def _files(chosen: settings.PlayerSettings) -> tuple[str, ...]:
+    return chosen.certificate, chosen.key, chosen.ca, chosen.crl
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
