@@ -1,0 +1,69 @@
+"""The command lines of ``twistd conductor`` and ``twistd player``: every key is an option, and what is wrong is said.
+
+A daemon that cannot start for a reason its operator can mend says the sentence on stderr and exits with that
+error's status (78 for configuration, which systemd's RestartPreventExitStatus= knows).
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn
+
+from twisted.python import usage
+
+from orchestra import logs, settings
+from orchestra.config import Key
+from orchestra.errors import OrchestraError
+
+
+def refuse(problem: OrchestraError) -> NoReturn:
+    """Say why the daemon does not start, and exit."""
+    print(problem.sentence, file=sys.__stderr__)
+    raise SystemExit(problem.status)
+
+
+class DaemonOptions(usage.Options):
+    """``--config DIR``, ``-help`` for older hands, and a log that twistd bounds as the settings say."""
+
+    declared: ClassVar[Sequence[Key]]
+    optParameters = [["config", None, settings.CONFIG_DIR, "The configuration directory."]]
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        super().parseOptions(settings.arguments(sys.argv[1:] if options is None else options, self.declared))  # type: ignore[no-untyped-call]  # Twisted's
+
+    def parseArgs(self, *extra: str) -> None:
+        if extra:
+            raise usage.UsageError(f"'{extra[0]}' is not understood here; a setting is written --KEY=VALUE")
+
+    def postOptions(self) -> None:
+        self["config"] = os.path.abspath(self["config"])  # before twistd goes to another directory
+        try:
+            chosen = self.read()
+        except OrchestraError as problem:
+            refuse(problem)
+        if self.parent is not None:
+            logs.install(self.parent, chosen.log_format, chosen.log_size, chosen.log_files)
+
+    def read(self) -> Any:
+        """The settings as they stand on disk now, with this command line; an OrchestraError says what is wrong."""
+        raise NotImplementedError
+
+
+class ConductorOptions(DaemonOptions):
+    """The command line of ``twistd conductor``."""
+
+    declared = settings.CONDUCTOR
+    optParameters = settings.usage_options(declared)
+
+    def read(self) -> settings.ConductorSettings:
+        return settings.conductor(self["config"], settings.overrides(self, self.declared))
+
+
+class PlayerOptions(DaemonOptions):
+    """The command line of ``twistd player``."""
+
+    declared = settings.PLAYER
+    optParameters = settings.usage_options(declared)
+
+    def read(self) -> settings.PlayerSettings:
+        return settings.player(self["config"], settings.overrides(self, self.declared))
