@@ -150,8 +150,8 @@ class BoundedLog(LogFile):
     """A log file of about ``size`` bytes and ``files`` older ones; it survives being moved, and a failed rotation."""
 
     def __init__(self, path: str, size: int, files: int) -> None:
-        path = os.path.abspath(path)
-        super().__init__(os.path.basename(path), os.path.dirname(path), rotateLength=size, maxRotatedFiles=files)  # type: ignore[no-untyped-call]  # Twisted's
+        directory, name = os.path.split(os.path.abspath(path))
+        super().__init__(name, directory, size, None, files)  # type: ignore[no-untyped-call]  # Twisted's
 
     def write(self, data: str | bytes) -> None:
         """As LogFile does, but its size is counted in bytes, not characters."""

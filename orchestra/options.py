@@ -29,7 +29,8 @@ class DaemonOptions(usage.Options):
     optParameters = [["config", None, settings.CONFIG_DIR, "The configuration directory."]]
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        super().parseOptions(settings.arguments(sys.argv[1:] if options is None else options, self.declared))  # type: ignore[no-untyped-call]  # Twisted's
+        words = settings.arguments(sys.argv[1:] if options is None else options, self.declared)
+        super().parseOptions(words)  # type: ignore[no-untyped-call]  # Twisted's
 
     def parseArgs(self, *extra: str) -> None:
         if extra:
