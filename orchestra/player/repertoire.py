@@ -20,6 +20,7 @@ from orchestra.player.scorefile import (
     fit_directory,
     is_name,
     load,
+    no_such_score,
     unfit,
 )
 
@@ -63,7 +64,7 @@ class Repertoire:
     def find(self, name: str) -> ScoreFile:
         """The score as it is on disk now; :class:`NoSuchScore` or :class:`UnfitScore` says why it may not be started."""
         if not is_name(name):
-            raise NoSuchScore(path=self.directory, reason="no such name", score=name)
+            raise no_such_score(self.directory, name)
         return self._look(name)
 
     def changed_on_disk(self) -> bool:

@@ -91,10 +91,7 @@ def _description(value: str) -> str:
 
 def _period(least: int, most: int, rule: str) -> Callable[[str], int]:
     def period(value: str) -> int:
-        try:
-            milliseconds = duration(value)
-        except OverflowError:
-            milliseconds = -1
+        milliseconds = duration(value)
         if not least <= milliseconds <= most:
             raise ValueError(f"expected a duration {rule}")
         return milliseconds
@@ -180,6 +177,12 @@ def unfit(path: str, reason: str) -> UnfitScore:
     return UnfitScore(path=_plain(path), reason=_plain(reason))
 
 
+def no_such_score(directory: str, name: str) -> NoSuchScore:
+    """The error for a name that nothing in ``directory`` has, be the name what it may."""
+    shown = _plain(name if len(name) <= 80 else f"{name[:77]}...")
+    return NoSuchScore(path=_plain(f"{directory}/{name[:80]}"), reason="does not exist", score=shown)
+
+
 def _plain(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
@@ -238,7 +241,7 @@ def _find(home: str, name: str, trusted: Collection[int]) -> _Found:
     path = _join(home, name)
     found = _fit_file(home, path, trusted)
     if found is None:
-        raise NoSuchScore(path=path, reason="does not exist", score=name)
+        raise no_such_score(home, name)
     executable, info = found
     if not info.st_mode & _EXECUTABLE:
         raise unfit(path, "not executable; 'chmod +x' makes it a score")
