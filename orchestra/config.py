@@ -219,6 +219,6 @@ _HOST_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 def host_name(value: str) -> str:
     """A host name in lower case, as certificates name hosts; an address is none (RFC 1123)."""
     name = value.lower()
-    if len(name) > 253 or not _HOST_NAME.fullmatch(name) or name.rpartition(".")[2].isdigit():
+    if not value.isascii() or len(name) > 253 or not _HOST_NAME.fullmatch(name) or name.rpartition(".")[2].isdigit():
         raise ValueError("expected a host name such as web1.example.org")
     return name
