@@ -187,6 +187,13 @@ class NoAuthority(OrchestraError):
     status = EX_CONFIG
 
 
+class DamagedLedger(OrchestraError):
+    """{file}, line {line}: {problem}. Mend that line by hand or bring the file back from a backup; nothing was
+    issued or revoked."""
+
+    status = EX_CONFIG
+
+
 class NotIssued(OrchestraError):
     """No certificate for '{name}' that could be revoked; 'orchestra ca show' lists what was issued."""
 
@@ -209,6 +216,10 @@ class Unanswered(OrchestraError):
     'orchestra jobs', or ask again: with the same request key nothing is done twice."""
 
     status = EX_TEMPFAIL
+
+
+class Unreadable(OrchestraError):
+    """The conductor's answer to {what} cannot be read, {problem}; conductor and command are of different releases."""
 
 
 class TooMany(OrchestraError):
@@ -247,3 +258,33 @@ class StoreUnreadable(OrchestraError):
     """{path} cannot be used: {problem}."""
 
     status = EX_CONFIG
+
+
+# Stage
+
+
+class NoStage(OrchestraError):
+    """No stage answers at {socket}: {problem}."""
+
+    status = EX_UNAVAILABLE
+
+
+class StageNotStarted(OrchestraError):
+    """The stage did not start: {problem}"""
+
+    status = EX_CONFIG
+
+
+class ScoreUserMissing(OrchestraError):
+    """The stage runs as root and nobody has said as whom scores are to run; write score_user in player.conf, be it
+    root."""
+
+    status = EX_CONFIG
+
+
+class NotStarted(OrchestraError):
+    """{reason}"""
+
+
+class OutputGone(OrchestraError):
+    """The stage does not have that part of the output of run {seq}."""

@@ -1,0 +1,498 @@
+"""The Python library: ask a conductor for work, from a Twisted program or from a plain script.
+
+In a Twisted program::
+
+    from orchestra.audience.client import Ask, Orchestra, Scope
+
+    async with await Orchestra.connect(reactor) as orchestra:
+        receipt = await orchestra.submit(Ask(score="uptime", targets=("web1", "web2"), scope=Scope.ALL))
+        job = await orchestra.wait(receipt.job)
+        async for task in orchestra.tasks(receipt.job):
+            print(task.player, task.state, task.response)
+
+In a script, with no reactor in sight: :class:`BlockingOrchestra`.
+
+What the conductor refuses is raised as the class of :mod:`orchestra.errors` that has its code.
+"""
+
+import functools
+import getpass
+import grp
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, Self, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.task import deferLater
+from twisted.internet.threads import blockingCallFromThread
+from twisted.python.failure import Failure
+from twisted.python.threadable import isInIOThread
+from twisted.spread import pb
+
+from orchestra import parameters
+from orchestra.audience import envelope
+from orchestra.audience.desk import About, Cancelling, Reloaded
+from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
+from orchestra.model import Ask, Catalogue, Event, JobView, PlayerView, Receipt, Scope, State, TaskView
+
+__all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Scope", "State"]
+
+DEFAULT_SOCKET: Final = "/run/orchestra/audience.pb"
+ANSWER_WITHIN: Final = 60.0  # seconds
+PATIENCE: Final = 60.0  # seconds for which a wait looks for a conductor that went away
+RETRY: Final = 0.5  # seconds
+MAX_WORD: Final = 1_000
+
+T = TypeVar("T")
+Progress = Callable[[Sequence[Event]], Awaitable[None] | None]
+"""Called with the next events of a job; while what it returns is not done, no more come."""
+
+
+class Orchestra:
+    """A conductor, at the other end of its socket.
+
+    Calls may be made at any time and several at once; a lost connection is made anew by the next call. A call that
+    was sent and never answered is an :class:`~orchestra.errors.Unanswered`; only ``wait`` goes on by itself.
+    """
+
+    def __init__(self, reactor: Any, socket: str = DEFAULT_SOCKET, answer_within: float = ANSWER_WITHIN) -> None:
+        self._reactor = reactor
+        self._socket = socket
+        self._answer_within = answer_within
+        self._lock = DeferredLock()
+        self._root: pb.RemoteReference | None = None
+
+    @classmethod
+    async def connect(cls, reactor: Any, socket: str = DEFAULT_SOCKET, answer_within: float = ANSWER_WITHIN) -> Self:
+        """A client that is connected; :class:`~orchestra.errors.NoConductor` if nobody is there."""
+        client = cls(reactor, socket, answer_within)
+        await client._connected()
+        return client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave; watches end with the connection."""
+        root, self._root = self._root, None
+        if root is not None and not root.broker.disconnected:
+            transport: Any = root.broker.transport
+            transport.loseConnection()
+
+    # asking for work
+
+    async def submit(self, ask: Ask) -> Receipt:
+        """Have a request accepted; once this returns, it is on the conductor's disk."""
+        return await self._call(Receipt, "submit", _packed(ask))
+
+    async def perform(
+        self,
+        ask: Ask,
+        accepted: Callable[[Receipt], None] = lambda receipt: None,
+        progress: Progress = lambda events: None,
+        timeout: float | None = None,
+    ) -> JobView:
+        """Submit and wait, as ``submit`` and ``wait`` would, with a round trip less."""
+        watcher = _Watcher(progress)
+        receipt = await self._call(Receipt, "submit", _packed(ask), watcher)
+        accepted(receipt)
+        return await self._waited(receipt.job, watcher, timeout, watching=True)
+
+    async def wait(self, job: int, progress: Progress = lambda events: None, timeout: float | None = None) -> JobView:
+        """The job, once it has ended; ``progress`` is given every event of it, also those that were before.
+
+        A conductor that goes away meanwhile is looked for for a minute. :class:`~orchestra.errors.GaveUpWaiting`
+        after ``timeout`` seconds; the job goes on.
+        """
+        return await self._waited(job, _Watcher(progress), timeout, watching=False)
+
+    async def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
+        """Cancel a job, or its part on some hosts."""
+        return await self._call(Cancelling, "cancel", {"job": job, "names": list(names)})
+
+    # looking
+
+    async def job(self, job: int) -> JobView:
+        """A job and its counts."""
+        return await self._call(JobView, "job", {"job": job})
+
+    def tasks(self, job: int, states: Sequence[State] = (), after: int = -1) -> AsyncIterator[TaskView]:
+        """Everything known of each task of a job, in order."""
+        return _flat(self.task_pages(job, states, after))
+
+    async def output(self, job: int, task: int, stream: int = 1, offset: int = 0) -> list[tuple[int, bytes]]:
+        """The next kept pieces (offset, bytes) of stream 1 or 2 from ``offset`` on; none: that was all."""
+        arguments = {"job": job, "task": task, "stream": stream, "offset": offset}
+        return await self._call(list[tuple[int, bytes]], "output", arguments)
+
+    def jobs(
+        self, unfinished: bool = False, owner: str | None = None, before: int | None = None
+    ) -> AsyncIterator[JobView]:
+        """Jobs, newest first."""
+        return _flat(self.job_pages(unfinished, owner, before))
+
+    def events(self, job: int, since: int = 0) -> AsyncIterator[Event]:
+        """What has happened to a job, from the event after ``since`` on."""
+        return _flat(self.event_pages(job, since))
+
+    def players(self, names: Sequence[str] = ()) -> AsyncIterator[PlayerView]:
+        """Players by name; all, if no names are given."""
+        return _flat(self.player_pages(names))
+
+    async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
+        """Every catalogue in use, with the names of the players that have it."""
+        found: dict[str, tuple[Catalogue, tuple[str, ...]]] = {}
+        after, more = ("", ""), True
+        while more:
+            arguments = {"names": list(names), "after": after}
+            rows, more = await self._call(tuple[list[tuple[Catalogue, tuple[str, ...]]], bool], "catalogues", arguments)
+            for catalogue, players in rows:
+                whole, others = found.get(catalogue.digest, (catalogue, ()))
+                found[catalogue.digest] = whole, others + tuple(name for name in players if name)
+                after = catalogue.digest, players[-1]
+        return list(found.values())
+
+    async def about(self) -> About:
+        """The conductor in a few numbers."""
+        return await self._call(About, "about", {})
+
+    async def reload(self) -> Reloaded:
+        """Have configuration, certificates and lists read again; what changed and what was refused."""
+        return await self._call(Reloaded, "reload", {})
+
+    # pages, for those who show them as they come
+
+    def task_pages(self, job: int, states: Sequence[State] = (), after: int = -1) -> AsyncIterator[list[TaskView]]:
+        """``tasks``, in the pages they come in."""
+        arguments = {"job": job, "states": [int(state) for state in states]}
+        return self._pages(TaskView, "tasks", arguments, "after", after, lambda row: row.task)
+
+    def job_pages(
+        self, unfinished: bool = False, owner: str | None = None, before: int | None = None, limit: int = 50
+    ) -> AsyncIterator[list[JobView]]:
+        """``jobs``, in the pages they come in."""
+        arguments = {"unfinished": unfinished, "owner": owner, "limit": limit}
+        return self._pages(JobView, "jobs", arguments, "before", before, lambda row: row.job)
+
+    def event_pages(self, job: int, since: int = 0) -> AsyncIterator[list[Event]]:
+        """``events``, in the pages they come in."""
+        return self._pages(Event, "events", {"job": job}, "since", since, lambda row: row.n)
+
+    def player_pages(self, names: Sequence[str] = ()) -> AsyncIterator[list[PlayerView]]:
+        """``players``, in the pages they come in."""
+        return self._pages(PlayerView, "players", {"names": list(names)}, "after", "", lambda row: row.name)
+
+    async def _pages(
+        self, kind: type[T], name: str, arguments: dict[str, Any], key: str, start: Any, cursor: Callable[[T], Any]
+    ) -> AsyncIterator[list[T]]:
+        more = True
+        while more:
+            page: Any = tuple[list[kind], bool]  # type: ignore[valid-type]  # made at run time
+            rows, more = await self._call(page, name, arguments | {key: start})
+            if rows:
+                yield rows
+                start = cursor(rows[-1])
+
+    # the connection
+
+    async def _call(self, kind: type[T], name: str, arguments: dict[str, Any], *watcher: pb.Referenceable) -> T:
+        root = await self._connected()
+        calling = root.callRemote(name, arguments, *watcher).addTimeout(self._answer_within, self._reactor)
+        try:
+            answer = await calling
+        except (pb.PBConnectionLost, pb.DeadReferenceError, ConnectionClosed, TimeoutError):
+            self._forget(root)
+            raise Unanswered(what=f"'{name}'") from None
+        value = envelope.opened(answer)
+        try:
+            return envelope.unpack(value, kind, "the answer")
+        except BadRequest as problem:
+            raise Unreadable(what=f"'{name}'", problem=problem.sentence) from None
+
+    def _forget(self, root: pb.RemoteReference) -> None:
+        if self._root is root:
+            self.close()
+
+    async def _connected(self) -> pb.RemoteReference:
+        await self._lock.acquire()
+        try:
+            if self._root is None or self._root.broker.disconnected:
+                self._root = await self._connect()
+            return self._root
+        finally:
+            self._lock.release()
+
+    async def _connect(self) -> pb.RemoteReference:
+        factory: Any = pb.PBClientFactory(security=envelope.security())
+        factory.noisy = False
+        endpoint = UNIXClientEndpoint(self._reactor, self._socket, timeout=10)
+        try:
+            await endpoint.connect(factory)
+            root: pb.RemoteReference = await factory.getRootObject().addTimeout(self._answer_within, self._reactor)
+        except ConnectError as problem:
+            raise self._unreachable(problem) from None
+        except (ConnectionClosed, pb.PBConnectionLost):
+            raise NoConductor(socket=self._socket, problem="the connection was closed at once") from None
+        except TimeoutError:
+            factory.disconnect()
+            raise NoConductor(socket=self._socket, problem="it accepts connections, but says nothing") from None
+        return root
+
+    def _unreachable(self, problem: ConnectError) -> OrchestraError:
+        cause = problem.osError
+        if isinstance(cause, PermissionError):
+            return Denied(who=getpass.getuser(), group=_group_of(self._socket))
+        text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(problem)
+        return NoConductor(socket=self._socket, problem=text)
+
+    # waiting
+
+    async def _waited(self, job: int, watcher: "_Watcher", timeout: float | None, watching: bool) -> JobView:
+        done = Deferred.fromCoroutine(self._followed(job, watcher, watching))
+        if timeout is not None:
+            done.addTimeout(timeout, self._reactor)
+        try:
+            await done
+        except TimeoutError:
+            raise GaveUpWaiting(job=job) from None
+        return await self.job(job)
+
+    async def _followed(self, job: int, watcher: "_Watcher", watching: bool) -> None:
+        """Until the job has ended: watch it, and again wherever that broke off."""
+        give_up: float | None = None
+        while True:
+            try:
+                if not watching:
+                    await self._call(type(None), "watch", {"job": job, "since": watcher.seen}, watcher)
+                give_up = None
+                if await self._ended(watcher):
+                    return
+            except (NoConductor, Unanswered):
+                if give_up is not None and self._reactor.seconds() > give_up:
+                    raise
+            watching = False
+            give_up = give_up or self._reactor.seconds() + PATIENCE
+            await deferLater(self._reactor, RETRY)
+
+    async def _ended(self, watcher: "_Watcher") -> bool:
+        """True when the job has ended, False when the connection has."""
+        if self._root is None or self._root.broker.disconnected:
+            return watcher.ended
+        root = self._root
+        done = watcher.follow()
+        root.notifyOnDisconnect(watcher.disconnected)
+        try:
+            return await done
+        finally:
+            if not root.broker.disconnected:
+                root.dontNotifyOnDisconnect(watcher.disconnected)
+                if not watcher.ended:
+                    root.callRemote("unwatch", {}, watcher).addErrback(lambda _: None)
+
+
+class _Watcher(pb.Referenceable):
+    """Is called by the conductor with the events of one job."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.seen = 0
+        self.ended = False
+        self._failure: Failure | None = None
+        self._done: Deferred[bool] | None = None
+
+    def follow(self) -> Deferred[bool]:
+        """Fires with True when the job has ended, with False when the connection has."""
+        done = self._done = Deferred()
+        if self._failure is not None:
+            self._finish(self._failure)
+        elif self.ended:
+            self._finish(True)
+        return done
+
+    def disconnected(self, _: object = None) -> None:
+        """The connection is gone."""
+        self._finish(False)
+
+    def remote_events(self, batch: Any, ended: bool) -> Deferred[None]:
+        """The next events; answering asks for more."""
+        return Deferred.fromCoroutine(self._take(batch, ended))
+
+    async def _take(self, batch: Any, ended: bool) -> None:
+        if self._failure is not None:
+            return
+        try:
+            events = [event for event in envelope.unpack(batch, list[Event], "events") if event.n > self.seen]
+            if events:
+                self.seen = events[-1].n
+                told = self._progress(events)
+                if told is not None:
+                    await told
+        except Exception:  # noqa: BLE001 - it belongs to whoever waits, not to the conductor
+            self._failure = Failure()
+            self._finish(self._failure)
+            return
+        self.ended = bool(ended)
+        if ended:
+            self._finish(True)
+
+    def _finish(self, result: bool | Failure) -> None:
+        done, self._done = self._done, None
+        if done is None:
+            return
+        if isinstance(result, Failure):
+            done.errback(result)
+        else:
+            done.callback(result)
+
+
+class BlockingOrchestra:
+    """A conductor, for a plain program::
+
+        from orchestra.audience.client import Ask, BlockingOrchestra, Scope
+
+        with BlockingOrchestra() as orchestra:
+            receipt = orchestra.submit(Ask(score="uptime", targets=("web1", "web2"), scope=Scope.ALL))
+            job = orchestra.wait(receipt.job, timeout=600)
+            print(job.verdict, job.counts)
+            for task in orchestra.tasks(receipt.job):
+                print(task.player, task.state, task.response)
+
+    Every call blocks the thread that makes it; several threads may share one. Callbacks (``progress``,
+    ``accepted``) are called in the reactor's thread, which is started when first needed and ends with the program:
+    they must not block, nor call this object.
+    """
+
+    def __init__(self, socket: str = DEFAULT_SOCKET, answer_within: float = ANSWER_WITHIN) -> None:
+        self._reactor = _running_reactor()
+        self._client: Orchestra = self._do(Orchestra.connect(self._reactor, socket, answer_within))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave; watches end with the connection."""
+        self._reactor.callFromThread(self._client.close)
+
+    def submit(self, ask: Ask) -> Receipt:
+        """Have a request accepted; once this returns, it is on the conductor's disk."""
+        return self._do(self._client.submit(ask))
+
+    def perform(
+        self,
+        ask: Ask,
+        accepted: Callable[[Receipt], None] = lambda receipt: None,
+        progress: Progress = lambda events: None,
+        timeout: float | None = None,
+    ) -> JobView:
+        """Submit and wait."""
+        return self._do(self._client.perform(ask, accepted, progress, timeout))
+
+    def wait(self, job: int, progress: Progress = lambda events: None, timeout: float | None = None) -> JobView:
+        """The job, once it has ended; see :meth:`Orchestra.wait`."""
+        return self._do(self._client.wait(job, progress, timeout))
+
+    def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
+        """Cancel a job, or its part on some hosts."""
+        return self._do(self._client.cancel(job, names))
+
+    def job(self, job: int) -> JobView:
+        """A job and its counts."""
+        return self._do(self._client.job(job))
+
+    def tasks(self, job: int, states: Sequence[State] = (), after: int = -1) -> Iterator[TaskView]:
+        """Everything known of each task of a job, in order."""
+        return self._each(self._client.task_pages(job, states, after))
+
+    def output(self, job: int, task: int, stream: int = 1, offset: int = 0) -> list[tuple[int, bytes]]:
+        """The next kept pieces (offset, bytes) of stream 1 or 2 from ``offset`` on; none: that was all."""
+        return self._do(self._client.output(job, task, stream, offset))
+
+    def jobs(self, unfinished: bool = False, owner: str | None = None, before: int | None = None) -> Iterator[JobView]:
+        """Jobs, newest first."""
+        return self._each(self._client.job_pages(unfinished, owner, before))
+
+    def events(self, job: int, since: int = 0) -> Iterator[Event]:
+        """What has happened to a job, from the event after ``since`` on."""
+        return self._each(self._client.event_pages(job, since))
+
+    def players(self, names: Sequence[str] = ()) -> Iterator[PlayerView]:
+        """Players by name; all, if no names are given."""
+        return self._each(self._client.player_pages(names))
+
+    def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
+        """Every catalogue in use, with the names of the players that have it."""
+        return self._do(self._client.catalogues(names))
+
+    def about(self) -> About:
+        """The conductor in a few numbers."""
+        return self._do(self._client.about())
+
+    def reload(self) -> Reloaded:
+        """Have configuration, certificates and lists read again; what changed and what was refused."""
+        return self._do(self._client.reload())
+
+    def _each(self, pages: AsyncIterator[list[T]]) -> Iterator[T]:
+        while (page := self._do(_next(pages))) is not None:
+            yield from page
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        if isInIOThread():
+            work.close()
+            raise RuntimeError("BlockingOrchestra is for other threads than the reactor's; use Orchestra there")
+        result: T = blockingCallFromThread(self._reactor, Deferred.fromCoroutine, work)  # type: ignore[arg-type]  # a union of callables
+        return result
+
+
+_starting = threading.Lock()
+
+
+def _running_reactor() -> Any:
+    """The process's reactor; if nobody runs it, a thread does from now on."""
+    from twisted.internet import reactor as chosen  # only here: a program may choose another one first
+
+    reactor: Any = chosen
+    with _starting:
+        if not reactor.running:
+            ready = threading.Event()
+            reactor.callWhenRunning(ready.set)
+            run = functools.partial(reactor.run, installSignalHandlers=False)
+            threading.Thread(target=run, name="orchestra-reactor", daemon=True).start()
+            ready.wait()
+    return reactor
+
+
+async def _next(pages: AsyncIterator[list[T]]) -> list[T] | None:
+    return await anext(pages, None)
+
+
+def _packed(ask: Ask) -> Any:
+    """``ask`` on its way out; what could not be sent at all is refused here."""
+    wrong = parameters.problem(ask.params)
+    if wrong:
+        raise BadRequest(problem=wrong)
+    for word in (ask.score, *ask.targets, ask.request_key or ""):
+        if len(word) > MAX_WORD or not word.isprintable():
+            raise BadRequest(problem=f"{word[:80]!a} is no name: it is too long, or holds unprintable characters")
+    return envelope.pack(ask)
+
+
+async def _flat(pages: AsyncIterator[list[T]]) -> AsyncIterator[T]:
+    async for page in pages:
+        for row in page:
+            yield row
+
+
+def _group_of(path: str) -> str:
+    try:
+        return grp.getgrgid(os.stat(path).st_gid).gr_name
+    except (OSError, KeyError):
+        return f"that owns {path}"
