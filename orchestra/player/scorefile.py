@@ -11,7 +11,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from orchestra.config import (
     MAX_FILE,
@@ -41,6 +41,8 @@ _EXECUTABLE: Final = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 _MAX_LINKS: Final = 16
 _READ_TRIES: Final = 3
 _SETTLED_AFTER: Final = 50_000_000  # ns; a kernel's file times advance in ticks of up to 10 ms
+
+T = TypeVar("T")
 
 Identity = tuple[int, ...]
 """What changes when a file changes: device, inode, size, times, mode, owner."""
@@ -324,7 +326,7 @@ def _step_through(
     _check_owner(path, info, trusted)
     if links > _MAX_LINKS:
         raise unfit(path, "too many symbolic links on the way")
-    target = os.readlink(path)
+    target = _asked(os.readlink, path)
     ahead.extend(reversed(target.split("/")))
     return "/" if target.startswith("/") else here
 
@@ -361,7 +363,7 @@ def _follow(home: str, link: str, trusted: Collection[int]) -> tuple[str, os.sta
     """What ``link`` leads to, when every step of the way stays under ``home``."""
     path = link
     for _ in range(_MAX_LINKS):
-        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+        path = os.path.normpath(os.path.join(os.path.dirname(path), _asked(os.readlink, path)))
         above = os.path.dirname(path)
         if not path.startswith(_join(home, "")) or os.path.realpath(above) != above:
             raise unfit(link, "a symbolic link that leaves the directory of the scores")
@@ -369,7 +371,7 @@ def _follow(home: str, link: str, trusted: Collection[int]) -> tuple[str, os.sta
         info = _lstat(path)
         if not stat.S_ISLNK(info.st_mode):
             # normpath took ".." by the letter; the kernel, which will exec the link, may read it otherwise.
-            if not os.path.samestat(info, os.stat(link)):
+            if not os.path.samestat(info, _asked(os.stat, link)):
                 raise unfit(link, "a symbolic link that leaves the directory of the scores")
             return path, info
     raise unfit(link, "a symbolic link that leads to too many others")
@@ -390,8 +392,13 @@ def _unreadable(path: str, problem: OSError) -> UnfitScore:
 
 
 def _lstat(path: str) -> os.stat_result:
+    return _asked(os.lstat, path)
+
+
+def _asked(ask: Callable[[str], T], path: str) -> T:
+    """What the kernel answers; files may come and go while it is asked, which is a refusal like any other."""
     try:
-        return os.lstat(path)
+        return ask(path)
     except FileNotFoundError:
         raise unfit(path, "does not exist") from None
     except OSError as problem:
