@@ -1,0 +1,118 @@
+"""How a task moves: one compare-and-set, and the candidates of a one-of task that go with it."""
+
+from collections.abc import Iterable, Sequence
+from sqlite3 import Cursor
+from typing import Final, NamedTuple
+
+import msgspec
+
+from orchestra.model import MOVES, Move, State, unstarted
+from orchestra.store.ledger import Ledger
+
+
+class TaskRow(NamedTuple):
+    """The part of a task's row that moves look at; it is what the compare-and-set compares."""
+
+    job: int
+    n: int
+    player: int | None
+    score_id: int
+    rank: int
+    state: int
+    attempt: int
+    losses: int
+    seq: int
+    cancel: int
+    maybe_ran: int
+
+
+TASK: Final = "job_id, n, player_id, score_id, rank, state, attempt, losses, seq, cancel, maybe_ran"
+"""The columns of a :class:`TaskRow`."""
+
+_SET = "UPDATE tasks SET state = ?, player_id = ?, seq = ?, losses = ?, maybe_ran = ?, reason = ?, changed_at = ? "
+_WHERE = "WHERE job_id = ? AND n = ? AND coalesce(player_id, 0) = ? AND attempt = ? AND seq = ? AND state + 0 = ?"
+_ids = msgspec.msgpack.Decoder(tuple[int, ...])
+
+
+def move(ledger: Ledger, task: TaskRow, to: Move, reason: str, actor: str = "") -> bool:
+    """Move a task whose row is still as given; whether it was. A return to pending leaves a one-of unassigned."""
+    if to.state not in MOVES.get(State(task.state), frozenset()):
+        raise ValueError(f"task {task.job}/{task.n} cannot go from {State(task.state).label} to {to.state.label}")
+    back = to.state is State.PENDING
+    choices = candidates_of(ledger.cur, task.job, task.n) if back or task.player is None else None
+    player = None if back and choices is not None else task.player
+    values = (to.state, player, 0 if back else task.seq, to.losses, to.maybe_ran, reason, ledger.now)
+    where = (task.job, task.n, task.player or 0, task.attempt, task.seq, task.state)
+    if ledger.cur.execute(_SET + _WHERE, (*values, *where)).rowcount != 1:
+        return False
+    if choices is not None:
+        (open_candidates if back else close_candidates)(ledger.cur, task, choices)
+    ledger.count(task.job, State(task.state), to.state)
+    ledger.note(task.job, to.state.label, task=task.n, player=task.player, detail=reason, actor=actor)
+    return True
+
+
+def end_waiting(ledger: Ledger, task: TaskRow, state: State, reason: str, actor: str = "") -> State:
+    """End a task that no player has: ``state``, or ``lost`` if an earlier attempt may have run."""
+    state = unstarted(state, bool(task.maybe_ran))
+    move(ledger, task, Move(state, bool(task.maybe_ran), task.losses), reason, actor)
+    return state
+
+
+def lose(ledger: Ledger, tasks: Iterable[TaskRow], reason: str) -> int:
+    """End tasks as ``lost``, for ever; returns how many."""
+    return sum(move(ledger, task, Move(State.LOST, True, task.losses), reason) for task in list(tasks))
+
+
+def rows(cur: Cursor, where: str, parameters: Sequence[object]) -> list[TaskRow]:
+    """Tasks by a condition."""
+    return [TaskRow._make(row) for row in cur.execute(f"SELECT {TASK} FROM tasks WHERE {where}", parameters)]
+
+
+def open_tasks(cur: Cursor, player: int) -> list[TaskRow]:
+    """What a player is held to, by seq."""
+    return rows(cur, "player_id = ? AND state = 1 ORDER BY seq", (player,))
+
+
+# Candidates
+
+
+def candidates_of(cur: Cursor, job: int, n: int) -> tuple[int, ...] | None:
+    """Who may still be given a one-of task, ascending; None for a task of all-of."""
+    row = cur.execute("SELECT players FROM choices WHERE job_id = ? AND n = ?", (job, n)).fetchone()
+    return None if row is None else _ids.decode(row[0])
+
+
+def open_candidates(cur: Cursor, task: TaskRow, players: Iterable[int]) -> None:
+    """Let ``players`` claim the task."""
+    cur.executemany(
+        "INSERT INTO candidates (player_id, rank, score_id, job_id, n) VALUES (?, ?, ?, ?, ?)",
+        [(player, task.rank, task.score_id, task.job, task.n) for player in players],
+    )
+
+
+def close_candidates(cur: Cursor, task: TaskRow, players: Iterable[int]) -> None:
+    """Let none of ``players`` claim the task."""
+    cur.executemany(
+        "DELETE FROM candidates WHERE player_id = ? AND rank = ? AND score_id = ? AND job_id = ? AND n = ?",
+        [(player, task.rank, task.score_id, task.job, task.n) for player in players],
+    )
+
+
+def choose_from(cur: Cursor, job: int, n: int, players: Sequence[int]) -> None:
+    """Write down who may be given a one-of task."""
+    cur.execute(
+        "INSERT INTO choices (job_id, n, players) VALUES (?, ?, ?) "
+        "ON CONFLICT (job_id, n) DO UPDATE SET players = excluded.players",
+        (job, n, msgspec.msgpack.encode(tuple(sorted(players)))),
+    )
+
+
+def strike(cur: Cursor, task: TaskRow, players: Iterable[int]) -> tuple[int, ...]:
+    """Strike ``players`` from a one-of task's candidates; returns who is left."""
+    gone = set(players)
+    left = tuple(player for player in candidates_of(cur, task.job, task.n) or () if player not in gone)
+    choose_from(cur, task.job, task.n, left)
+    if task.player is None:
+        close_candidates(cur, task, gone)
+    return left

@@ -1,0 +1,116 @@
+"""What players report: an outcome counts once, and only for the run that the task is waiting for."""
+
+from collections.abc import Sequence
+from sqlite3 import Cursor
+from typing import Final
+
+import msgspec
+
+from orchestra.model import Piece, Report, Scope, Standing, State, Told, after_run
+from orchestra.store import moves
+from orchestra.store.ledger import Ledger
+from orchestra.store.players import check_session
+from orchestra.store.values import Freed, Settled
+
+_JOB: Final = "SELECT scope, idempotent, max_attempts, expires_at FROM jobs WHERE job_id = ?"
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Report).decode
+
+
+class _Settling:
+    """One batch of reports of one player."""
+
+    def __init__(self, cur: Cursor, player: int, now: int) -> None:
+        self.cur = cur
+        self.player = player
+        self.ledger = Ledger(cur, now)
+        self.freed: list[Freed] = []
+        self.late = 0
+        self.unknown = 0
+        self._jobs: dict[int, tuple[str, int, int, int | None] | None] = {}
+
+    def job(self, job: int) -> tuple[str, int, int, int | None] | None:
+        if job not in self._jobs:
+            self._jobs[job] = self.cur.execute(_JOB, (job,)).fetchone()
+        return self._jobs[job]
+
+    def settle(self, report: Report) -> None:
+        """The task moves if it waits for exactly this run; else it is remembered as an event."""
+        job = self.job(report.job)
+        found = moves.rows(self.cur, "job_id = ? AND n = ?", (report.job, report.task)) if job else []
+        if job is None or not found:
+            self.unknown += 1
+            return
+        task = found[0]
+        awaited = (task.player, task.attempt, task.seq) == (self.player, report.attempt, report.seq)
+        if awaited and task.state == State.DISPATCHED:
+            self._move(task, report, job)
+        elif not self._repeats(task, report):
+            self.late += 1
+            detail = f"{report.told} (attempt {report.attempt}): {report.reason}".rstrip(": ")
+            self.ledger.note(report.job, "late", task=report.task, player=self.player, detail=detail)
+
+    def _move(self, task: moves.TaskRow, report: Report, job: tuple[str, int, int, int | None]) -> None:
+        scope, idempotent, max_attempts, expires_at = job
+        one_of = scope == Scope.ONE
+        choices = (moves.candidates_of(self.cur, task.job, task.n) or ()) if one_of else ()
+        standing = Standing(
+            scope=Scope(scope),
+            idempotent=bool(idempotent),
+            max_attempts=max_attempts,
+            losses=task.losses,
+            maybe_ran=bool(task.maybe_ran),
+            cancel=bool(task.cancel),
+            expired=expires_at is not None and expires_at <= self.ledger.now,
+            candidates_left=len([player for player in choices if player != self.player]),
+        )
+        to = after_run(report.told, standing)
+        if to.strike:
+            moves.strike(self.cur, task, (self.player,))
+        self._keep(report)
+        if moves.move(self.ledger, task, to, report.reason) and to.state is State.PENDING:
+            left = moves.candidates_of(self.cur, task.job, task.n) or ()
+            self.freed.append(Freed(task.job, task.n, None if one_of else self.player, left))
+
+    def _keep(self, report: Report) -> None:
+        if report.told is not Told.NEVER:
+            self.cur.execute(
+                "INSERT INTO results (job_id, n, attempt, player_id, told, body) VALUES (?, ?, ?, ?, ?, ?)",
+                (report.job, report.task, report.attempt, self.player, report.told, _encode(report)),
+            )
+
+    def _repeats(self, task: moves.TaskRow, report: Report) -> bool:
+        """Whether this was said and settled before; a ``never`` leaves no result, and changes nothing twice."""
+        row = self.cur.execute(
+            "SELECT player_id, body FROM results WHERE job_id = ? AND n = ? AND attempt = ?",
+            (report.job, report.task, report.attempt),
+        ).fetchone()
+        if row is None:
+            return report.told is Told.NEVER and (task.attempt > report.attempt or task.state != State.DISPATCHED)
+        return bool(row[0] == self.player and _decode(row[1]) == report)
+
+
+def settle(cur: Cursor, player: int, epoch: int, owner: str, reports: Sequence[Report], now: int) -> Settled:
+    """Take a batch of reports; Superseded if the session is not the player's newest."""
+    check_session(cur, player, epoch, owner)
+    batch = _Settling(cur, player, now)
+    for report in reports:
+        batch.settle(report)
+    ended = batch.ledger.close()
+    return Settled(batch.ledger.jobs, ended, tuple(batch.freed), batch.late, batch.unknown)
+
+
+def save_pieces(cur: Cursor, player: int, epoch: int, owner: str, pieces: Sequence[Piece]) -> None:
+    """Keep output that goes ahead of its report; a repeat does nothing, what nobody waits for is dropped."""
+    check_session(cur, player, epoch, owner)
+    for piece in pieces:
+        row = cur.execute(
+            "SELECT job_id, n FROM tasks WHERE player_id = ? AND seq = ? AND state = 1 AND attempt = ?",
+            (player, piece.seq, piece.attempt),
+        ).fetchone()
+        if row is not None:
+            cur.execute(
+                "INSERT INTO outputs (job_id, n, attempt, stream, position, data) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                (*row, piece.attempt, piece.stream, piece.offset, piece.data),
+            )

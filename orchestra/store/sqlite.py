@@ -1,0 +1,142 @@
+"""The conductor's store as an SQLite file: its lock, its pragmas, its schema and the way to the next one."""
+
+import fcntl
+import os
+import sqlite3
+import uuid
+from importlib import resources
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Final
+
+from orchestra.errors import AlreadyRunning, SchemaTooNew, StoreUnreadable
+
+FILE: Final = "store.sqlite"
+APPLICATION: Final = 0x4F524348  # "ORCH", so that file(1) and we know our own
+
+
+class Lock:
+    """An exclusive lock on a directory, for as long as this process lives or until :meth:`release`."""
+
+    def __init__(self, directory: str, what: str) -> None:
+        self._path = os.path.join(directory, "lock")
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as problem:
+            raise StoreUnreadable(path=directory, problem=os.strerror(problem.errno or 0)) from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise AlreadyRunning(what=what, path=directory) from None
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+def try_lock(directory: str) -> None:
+    """Raise AlreadyRunning if a conductor uses ``directory``; holds nothing."""
+    Lock(directory, "conductor").release()
+
+
+def connect(path: str) -> Connection:
+    """A connection that commits to the disk, not to a cache."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    connection.execute("PRAGMA busy_timeout = 10000")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA cache_size = -65536")
+    return connection
+
+
+class Store:
+    """The store in ``directory``."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.path = os.path.join(directory, FILE)
+        self._lock: Lock | None = None
+
+    def open(self) -> None:
+        """Lock the directory and bring the schema up to date."""
+        self._lock = Lock(self.directory, "conductor")
+        try:
+            connection = connect(self.path)
+            try:
+                migrate(connection, self.path)
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as problem:
+            raise StoreUnreadable(path=self.path, problem=str(problem)) from None
+
+    def connect(self) -> Connection:
+        """A further connection, for a thread."""
+        return connect(self.path)
+
+    def close(self) -> None:
+        """Let somebody else have it."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def schemas() -> list[tuple[int, str]]:
+    """Every step of the schema, by its number."""
+    directory = resources.files("orchestra.store") / "schema"
+    files = sorted((entry.name, entry) for entry in directory.iterdir() if entry.name.endswith(".sql"))
+    return [(int(name.split(".")[0]), entry.read_text()) for name, entry in files]
+
+
+def migrate(connection: Connection, path: str) -> None:
+    """Take the steps that are missing, each in a transaction; a copy is put aside before an older store changes."""
+    steps = schemas()
+    known = steps[-1][0]
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > known:
+        raise SchemaTooNew(path=path, found=found, known=known)
+    if 0 < found < known:
+        connection.execute("VACUUM INTO ?", (f"{path}.before-{known}",))
+    for number, text in steps:
+        if number > found:
+            _step(connection, number, text)
+    if found == 0:
+        _sync_directory(Path(path).parent)
+
+
+def _step(connection: Connection, number: int, text: str) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _statements(text):
+            connection.execute(statement)
+        if number == 1:
+            connection.execute("INSERT INTO meta (k, v) VALUES ('store_id', ?)", (uuid.uuid4().hex,))
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _statements(text: str) -> list[str]:
+    found: list[str] = []
+    part = ""
+    for line in text.splitlines(keepends=True):
+        part += line
+        if sqlite3.complete_statement(part):
+            found.append(part)
+            part = ""
+    return found
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

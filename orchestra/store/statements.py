@@ -1,0 +1,56 @@
+"""Everything the conductor's store can be asked to do, each a function of a cursor, gathered under one name."""
+
+from orchestra.store.claims import claim
+from orchestra.store.players import (
+    announce,
+    catalogue,
+    catalogues_in_use,
+    everybody_left,
+    goodbye,
+    hello,
+    player_catalogues,
+    roster,
+    seen,
+    sync_players,
+)
+from orchestra.store.reports import save_pieces, settle
+from orchestra.store.submits import cancel, submit
+from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
+from orchestra.store.views import (
+    events,
+    job_view,
+    job_views,
+    output_pieces,
+    player_rows,
+    task_views,
+    totals,
+)
+
+__all__ = [
+    "announce",
+    "cancel",
+    "catalogue",
+    "catalogues_in_use",
+    "claim",
+    "events",
+    "everybody_left",
+    "expire",
+    "give_up",
+    "goodbye",
+    "hello",
+    "job_view",
+    "job_views",
+    "next_expiry",
+    "output_pieces",
+    "player_catalogues",
+    "player_rows",
+    "roster",
+    "save_pieces",
+    "seen",
+    "settle",
+    "submit",
+    "sweep_removed",
+    "sync_players",
+    "task_views",
+    "totals",
+]

@@ -1,0 +1,116 @@
+"""What the store is asked and what it answers, where :mod:`orchestra.model` has no word for it."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from orchestra.model import OpenRun, PlayerView, Run
+
+
+class Roster(Struct, frozen=True):
+    """The players after a reload; ``ids`` has the ones that are not removed."""
+
+    ids: dict[str, int]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    returned: tuple[str, ...]
+
+
+class Greeting(Struct, frozen=True, kw_only=True):
+    """What a Hello led to: the makings of a Welcome, and what to tell the log and the watchers."""
+
+    epoch: int
+    next_seq: int
+    open: tuple[OpenRun, ...]
+    open_scores: dict[int, str]  # by seq
+    wanted: tuple[str, ...]
+    jobs: frozenset[int]
+    ended: frozenset[int]
+    notes: tuple[str, ...]
+    journal_is_new: bool
+
+
+class Submitted(Struct, frozen=True):
+    """The job of a submit. ``created`` is False when its request key had made it before."""
+
+    job: int
+    created: bool
+    tasks: int
+
+
+class ClaimAsk(Struct, frozen=True):
+    """How many more runs a player may be given, and how many of each score it may have open at once."""
+
+    player: int
+    epoch: int
+    owner: str
+    room: int
+    limits: Mapping[str, int] = {}
+    default_limit: int = 2
+
+
+class Claimed(Struct, frozen=True):
+    """Runs for one player, ascending in seq. ``more``: work waits that this player could not be given now."""
+
+    player: int
+    runs: tuple[Run, ...]
+    more: bool
+    jobs: frozenset[int]
+
+
+class Freed(Struct, frozen=True):
+    """A task that is pending again: who may claim it is its player, or one of its candidates."""
+
+    job: int
+    n: int
+    player: int | None
+    candidates: tuple[int, ...]
+
+
+class Settled(Struct, frozen=True):
+    """What a batch of reports changed. ``late`` ones became events, ``unknown`` ones were of pruned jobs."""
+
+    jobs: frozenset[int]
+    ended: frozenset[int]
+    freed: tuple[Freed, ...]
+    late: int
+    unknown: int
+
+
+class Cancelled(Struct, frozen=True, kw_only=True):
+    """What a cancel did, and the seqs to tell each player of."""
+
+    jobs: frozenset[int]
+    ended: frozenset[int]
+    cancelled: int
+    cancelling: int
+    finished: int
+    lost: int
+    orders: dict[int, tuple[int, ...]]
+
+
+class Swept(Struct, frozen=True):
+    """What a sweep ended. ``more``: the limit stopped it, call again."""
+
+    jobs: frozenset[int]
+    ended: frozenset[int]
+    count: int
+    more: bool = False
+
+
+class PlayerRow(Struct, frozen=True):
+    """A player as the store knows it; its status is what the last conductor wrote."""
+
+    player: int
+    owner: str
+    epoch: int
+    catalogue: str
+    view: PlayerView
+
+
+class Totals(Struct, frozen=True):
+    """The whole store in a few numbers; ``players`` are the ones that are not removed."""
+
+    players: int
+    pending: int
+    dispatched: int

@@ -1,0 +1,198 @@
+"""What the audience may see of the store. Nothing here changes anything."""
+
+from collections.abc import Sequence
+from sqlite3 import Cursor
+from typing import Any, Final
+
+import msgspec
+
+from orchestra.errors import NoSuchJob
+from orchestra.model import Event, JobView, PlayerView, Report, Scope, State, TaskView, verdict
+from orchestra.store.ledger import COUNTED, COUNTS
+from orchestra.store.values import PlayerRow, Totals
+
+_params = msgspec.json.Decoder(dict[str, str]).decode
+_report = msgspec.msgpack.Decoder(Report).decode
+
+_JOB: Final = (
+    "SELECT job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, expires_at, "
+    f"ended_at, priority, last_event, {COUNTS} FROM jobs JOIN scores USING (score_id) JOIN job_params USING (job_id) "
+)
+_TASK: Final = (
+    "SELECT t.n, p.name, t.state, t.attempt, t.reason, t.dispatched_at, t.cancel, t.maybe_ran, r.body FROM tasks t "
+    "LEFT JOIN players p ON p.player_id = t.player_id "
+    "LEFT JOIN results r ON r.job_id = t.job_id AND r.n = t.n AND r.attempt = t.attempt "
+)
+
+
+def job_view(cur: Cursor, job: int) -> JobView:
+    """A job and its counts."""
+    row = cur.execute(_JOB + "WHERE job_id = ?", (job,)).fetchone()
+    if row is None:
+        raise NoSuchJob(job=job)
+    return _job(row)
+
+
+def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, owner: str | None) -> list[JobView]:
+    """Jobs, newest first."""
+    conditions = ["job_id < ?"] + ["ended_at IS NULL"] * unfinished + ["owner = ?"] * (owner is not None)
+    values: list[Any] = [(1 << 62) if before is None else before] + ([owner] if owner is not None else [])
+    rows = cur.execute(f"{_JOB} WHERE {' AND '.join(conditions)} ORDER BY job_id DESC LIMIT ?", (*values, limit))
+    return [_job(row) for row in rows]
+
+
+def _job(row: Sequence[Any]) -> JobView:
+    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *many = row
+    counts = dict(zip(COUNTED, many, strict=True))
+    return JobView(
+        job=job,
+        score=score,
+        params=_params(params),
+        scope=scope,
+        owner=owner,
+        uid=uid,
+        login_uid=login_uid,
+        request_key=key,
+        created_at=created,
+        expires_at=expires,
+        ended_at=ended,
+        priority=priority,
+        counts={state.label: count for state, count in counts.items() if count},
+        verdict=verdict(Scope(scope), counts),
+        last_event=last,
+    )
+
+
+def task_views(cur: Cursor, job: int, after: int, limit: int, states: Sequence[State] = ()) -> list[TaskView]:
+    """Tasks of a job by number, each with the result of its last attempt."""
+    job_view(cur, job)
+    marks = f"AND t.state + 0 IN ({', '.join('?' * len(states))})" if states else ""
+    rows = cur.execute(
+        f"{_TASK} WHERE t.job_id = ? AND t.n > ? {marks} ORDER BY t.n LIMIT ?", (job, after, *states, limit)
+    )
+    return [_task(row) for row in rows]
+
+
+def _task(row: Sequence[Any]) -> TaskView:
+    n, player, state, attempt, reason, dispatched_at, cancel, maybe_ran, body = row
+    state = State(state)
+    found: dict[str, Any] = {}
+    if body is not None and state.terminal:
+        report = _report(body)
+        found = {
+            name: getattr(report, name)
+            for name in ("rc", "signal", "started_at", "ended_at", "digest", "response", "stdout", "stderr", "notes")
+        }
+    return TaskView(
+        task=n,
+        player=player,
+        state=state.label,
+        attempt=attempt,
+        reason=reason,
+        dispatched_at=dispatched_at,
+        cancelling=bool(cancel) and state is State.DISPATCHED,
+        maybe_ran=bool(maybe_ran),
+        **found,
+    )
+
+
+def output_pieces(cur: Cursor, job: int, task: int, stream: int, offset: int, limit: int) -> list[tuple[int, bytes]]:
+    """Kept output (position, bytes) of a task's last attempt, from ``offset`` on, ``limit`` bytes in all."""
+    row = cur.execute(
+        "SELECT t.attempt, r.body FROM tasks t LEFT JOIN results r "
+        "ON r.job_id = t.job_id AND r.n = t.n AND r.attempt = t.attempt WHERE t.job_id = ? AND t.n = ?",
+        (job, task),
+    ).fetchone()
+    if row is None:
+        raise NoSuchJob(job=job)
+    pieces = _inline(_report(row[1]), stream) if row[1] is not None else []
+    if not pieces:
+        pieces = cur.execute(
+            "SELECT position, data FROM outputs WHERE job_id = ? AND n = ? AND attempt = ? AND stream = ? "
+            "AND position + length(data) > ? ORDER BY position LIMIT ?",
+            (job, task, row[0], stream, offset, limit // 1024 + 1),
+        ).fetchall()
+    return _cut(pieces, offset, limit)
+
+
+def _inline(report: Report, stream: int) -> list[tuple[int, bytes]]:
+    kept = report.stdout if stream == 1 else report.stderr
+    pieces: list[tuple[int, bytes]] = []
+    at = 0
+    for offset, length in kept.spans if kept.data else ():
+        pieces.append((offset, kept.data[at : at + length]))
+        at += length
+    return pieces
+
+
+def _cut(pieces: Sequence[tuple[int, bytes]], offset: int, limit: int) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    for position, data in pieces:
+        skip = max(offset - position, 0)
+        part = data[skip : skip + limit]
+        if part:
+            found.append((position + skip, part))
+            limit -= len(part)
+        if limit <= 0:
+            break
+    return found
+
+
+def events(cur: Cursor, job: int, since: int, limit: int) -> list[Event]:
+    """Events with n > ``since``, oldest first."""
+    rows = cur.execute(
+        "SELECT e.n, e.at, e.kind, e.actor, e.task, p.name, e.detail FROM events e "
+        "LEFT JOIN players p ON p.player_id = e.player_id WHERE e.job_id = ? AND e.n > ? ORDER BY e.n LIMIT ?",
+        (job, since, limit),
+    ).fetchall()
+    if not rows and cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
+        raise NoSuchJob(job=job)
+    return [
+        Event(n=n, at=at, kind=kind, actor=actor, task=task, player=player, detail=detail)
+        for n, at, kind, actor, task, player, detail in rows
+    ]
+
+
+def player_rows(cur: Cursor, after: str, limit: int, names: Sequence[str] = ()) -> list[PlayerRow]:
+    """Players by name, those past ``after``; ``names`` empty means all."""
+    marks = f"AND name IN ({', '.join('?' * len(names))})" if names else ""
+    rows = cur.execute(
+        "SELECT player_id, owner, epoch, catalogue, name, online_at, seen_at, disabled_at, slots, version, address, note, "
+        "(SELECT count(*) FROM tasks t WHERE t.player_id = p.player_id AND t.state = 1), "
+        "(SELECT count(*) FROM (SELECT 1 FROM tasks t WHERE t.player_id = p.player_id AND t.state = 0 LIMIT 100000)), "
+        "(SELECT scores FROM catalogues c WHERE c.digest = p.catalogue) "
+        f"FROM players p WHERE name > ? {marks} ORDER BY name LIMIT ?",
+        (after, *names, limit),
+    )
+    return [_player(row) for row in rows]
+
+
+def _player(row: Sequence[Any]) -> PlayerRow:
+    player, owner, epoch, catalogue, name, online_at, seen_at, disabled_at, slots, version, address, note, *counts = row
+    open_runs, pending, scores = counts
+    if disabled_at is not None:
+        status, since = "removed", disabled_at
+    elif owner:
+        status, since = "online", online_at
+    else:
+        status, since = ("never seen" if seen_at is None else "offline"), seen_at
+    view = PlayerView(
+        name=name,
+        status=status,
+        since=since,
+        version=version,
+        address=address,
+        slots=slots,
+        open_runs=open_runs,
+        pending=pending,
+        scores=scores,
+        note=note,
+    )
+    return PlayerRow(player, owner, epoch, catalogue, view)
+
+
+def totals(cur: Cursor) -> Totals:
+    """The whole store in a few numbers."""
+    many = dict(cur.execute("SELECT state, many FROM totals").fetchall())
+    players = cur.execute("SELECT count(*) FROM players WHERE disabled_at IS NULL").fetchone()[0]
+    return Totals(players, many.get(State.PENDING, 0), many.get(State.DISPATCHED, 0))
