@@ -29,6 +29,7 @@ from orchestra.errors import BadRequest, TooMany
 from orchestra.model import Ask, Catalogue, Event, State
 
 MAX_WATCHERS: Final = 32  # per connection
+MAX_PRIORITY: Final = 1_000_000
 NAMES_PER_ROW: Final = 500
 
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -132,6 +133,8 @@ class Perspective:
     async def _submit(self, ask: Ask, watcher: Watcher) -> object:
         if ask.expire is not None and not 0 <= ask.expire < 1e12:
             raise BadRequest(problem="submit: expire is a number of seconds from 0 on")
+        if abs(ask.priority) > MAX_PRIORITY:
+            raise BadRequest(problem=f"submit: priority is a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
         if watcher is not None:
             self._check_watcher(watcher)
         receipt = await self._desk.submit(self._guest.asker, ask)

@@ -1,0 +1,228 @@
+"""A small honest desk, all in memory: jobs are kept, events are numbered, and a test says what became of a task."""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred
+
+from orchestra.audience.desk import About, Cancelling, Listener, Reloaded
+from orchestra.core.targets import resolve
+from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
+from orchestra.model import (
+    Ask,
+    Asker,
+    Catalogue,
+    Event,
+    JobView,
+    PlayerView,
+    Receipt,
+    Scope,
+    ScoreEntry,
+    State,
+    Stream,
+    TaskView,
+    Wait,
+    verdict,
+)
+
+NOW = 1_780_000_000_000
+
+
+def score(name: str) -> ScoreEntry:
+    """A score with the defaults."""
+    return ScoreEntry(name, f"digest-of-{name}", f"does {name}", "env", 3_600_000, 10_000, 1, False, 3)
+
+
+class MemoryDesk:
+    """A :class:`~orchestra.audience.desk.Desk`; players whose name begins with ``down`` are offline."""
+
+    def __init__(self, players: Sequence[str] = ("web1", "web2", "web3", "down1"), domain: str = "") -> None:
+        self.names = frozenset(players)
+        self.domain = domain
+        self.admitted = True
+        self.asks: dict[int, Ask] = {}
+        self.askers: dict[int, Asker] = {}
+        self.by_key: dict[str, int] = {}
+        self.by_task: dict[int, list[TaskView]] = {}
+        self.log: dict[int, list[Event]] = {}
+        self.kept: dict[tuple[int, int, int], list[tuple[int, bytes]]] = {}
+        self.watches: set[MemoryWatch] = set()
+        self.catalogue = Catalogue("d1", (score("uptime"), score("sleep")))
+        self.reloaded = Reloaded(changed=("players: 1 added",))
+        self.broken: Exception | None = None
+
+    # who may
+
+    def allowed(self, uid: int, groups: Sequence[int]) -> bool:
+        return self.admitted
+
+    def denial(self, who: str) -> Exception:
+        return Denied(who=who, group="operators")
+
+    # what a test says
+
+    def end(self, job: int, player: str, state: State, **known: object) -> None:
+        """The task of ``player`` in ``job`` has its outcome."""
+        tasks = self.by_task[job]
+        n = next(task.task for task in tasks if task.player in (player, None))
+        tasks[n] = replace(tasks[n], player=player, state=state.label, why="", ended_at=NOW + 2_000, **known)
+        self.tell(job, Event(n=len(self.log[job]) + 1, at=NOW, kind=state.label, task=n, player=player))
+
+    def keep(self, job: int, player: str, stdout: bytes) -> None:
+        """The kept output of a task; short output is in its view too."""
+        tasks = self.by_task[job]
+        n = next(task.task for task in tasks if task.player == player)
+        short = stdout if len(stdout) <= 8_000 else b""
+        tasks[n] = replace(tasks[n], stdout=Stream(len(stdout), None, ((0, len(stdout)),), short))
+        self.kept[job, n, 1] = [(0, stdout)]
+
+    def tell(self, job: int, *events: Event) -> None:
+        """Something has happened to ``job``."""
+        self.log[job].extend(events)
+        if self._verdict(job) and self.log[job][-1].kind != "ended":
+            self.log[job].append(Event(n=len(self.log[job]) + 1, at=NOW, kind="ended"))
+        for watch in list(self.watches):
+            watch.wake()
+
+    # the desk
+
+    async def submit(self, asker: Asker, ask: Ask) -> Receipt:
+        if self.broken:
+            raise self.broken
+        names = resolve(ask.targets, self.names, self.domain)
+        if ask.score not in {entry.name for entry in self.catalogue.scores}:
+            raise UnknownScore(score=ask.score)
+        if ask.request_key in self.by_key:
+            job = self.by_key[ask.request_key]
+            if self.asks[job] != ask:
+                raise RequestKeyConflict(key=ask.request_key, job=job)
+            return Receipt(job=job, created=False, targets=len(names))
+        job = len(self.asks) + 1
+        self.asks[job], self.askers[job] = ask, asker
+        if ask.request_key:
+            self.by_key[ask.request_key] = job
+        why = "waits: offline since yesterday, never expires"
+        chosen = names if ask.scope is Scope.ALL else (None,)
+        self.by_task[job] = [
+            TaskView(task=n, player=name, state="pending", attempt=0, why=why if (name or "").startswith("down") else "")
+            for n, name in enumerate(chosen)
+        ]
+        self.log[job] = [Event(n=1, at=NOW, kind="submitted", actor=asker.name)]
+        waits = tuple(Wait(player=name, why=why) for name in names if name.startswith("down"))
+        return Receipt(job=job, created=True, targets=len(names), waits=waits, waiting=len(waits))
+
+    def _counts(self, job: int) -> dict[State, int]:
+        states = [State[task.state.upper()] for task in self._tasks_of(job)]
+        return {state: states.count(state) for state in State if state in states}
+
+    def _verdict(self, job: int) -> str:
+        return verdict(self.asks[job].scope, self._counts(job))
+
+    def _tasks_of(self, job: int) -> list[TaskView]:
+        if job not in self.by_task:
+            raise NoSuchJob(job=job)
+        return self.by_task[job]
+
+    async def job(self, job: int) -> JobView:
+        self._tasks_of(job)
+        ask, asker = self.asks[job], self.askers[job]
+        return JobView(
+            job=job,
+            score=ask.score,
+            params=ask.params,
+            scope=ask.scope.value,
+            owner=asker.name,
+            uid=asker.uid,
+            login_uid=asker.login_uid,
+            request_key=ask.request_key,
+            created_at=NOW,
+            expires_at=None,
+            ended_at=NOW + 3_000 if self._verdict(job) else None,
+            priority=ask.priority,
+            counts={state.label: many for state, many in self._counts(job).items()},
+            verdict=self._verdict(job),
+            last_event=len(self.log[job]),
+        )
+
+    async def tasks(self, job: int, after: int = -1, limit: int = 500, states: Sequence[State] = ()) -> list[TaskView]:
+        wanted = {state.label for state in states or State}
+        return [task for task in self._tasks_of(job) if task.task > after and task.state in wanted][:limit]
+
+    async def output(
+        self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
+    ) -> list[tuple[int, bytes]]:
+        for start, data in self.kept.get((job, task, stream), []):
+            if start + len(data) > offset:
+                skip = max(0, offset - start)
+                return [(start + skip, data[skip : skip + limit])]
+        return []
+
+    async def jobs(
+        self, before: int | None = None, limit: int = 50, unfinished: bool = False, owner: str | None = None
+    ) -> list[JobView]:
+        views = [await self.job(job) for job in sorted(self.asks, reverse=True) if before is None or job < before]
+        return [v for v in views if (owner in (None, v.owner)) and not (unfinished and v.verdict)][:limit]
+
+    async def events(self, job: int, since: int = 0, limit: int = 500) -> list[Event]:
+        self._tasks_of(job)
+        return self.log[job][since : since + limit]
+
+    async def players(self, after: str = "", limit: int = 500, names: Sequence[str] = ()) -> list[PlayerView]:
+        found = sorted(name for name in names or self.names if name > after)
+        status = {True: "offline", False: "online"}
+        return [PlayerView(name=name, status=status[name.startswith("down")], since=NOW) for name in found][:limit]
+
+    async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
+        return [(self.catalogue, tuple(sorted(self.names & set(names or self.names))))]
+
+    async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
+        waiting = [t for t in self._tasks_of(job) if t.state == "pending" and (not names or t.player in names)]
+        for task in waiting:
+            self.end(job, task.player or "web1", State.CANCELLED)
+        return Cancelling(job=job, cancelled=len(waiting), cancelling=0, ended=len(self._tasks_of(job)) - len(waiting))
+
+    async def reload(self, asker: Asker) -> Reloaded:
+        return self.reloaded
+
+    async def about(self) -> About:
+        return About(version="1", started_at=NOW, players=len(self.names), online=3, pending=0, dispatched=0)
+
+    def watch(self, job: int, since: int, listener: Listener) -> "MemoryWatch":
+        watch = MemoryWatch(self, job, since, listener)
+        self.watches.add(watch)
+        watch.wake()
+        return watch
+
+
+class MemoryWatch:
+    """One call of the listener at a time; what comes meanwhile is read from the log after it."""
+
+    def __init__(self, desk: MemoryDesk, job: int, since: int, listener: Listener) -> None:
+        self._desk = desk
+        self._job = job
+        self._seen = since
+        self._listener = listener
+        self._call: Deferred[None] | None = None
+
+    def stop(self) -> None:
+        self._desk.watches.discard(self)
+
+    def wake(self) -> None:
+        """Tell the listener, unless it is still busy or nothing is new."""
+        events = self._desk.log[self._job][self._seen :]
+        ended = bool(self._desk._verdict(self._job))
+        if self._call is not None or self not in self._desk.watches or not (events or ended):
+            return
+        self._seen += len(events)
+        call = self._call = Deferred.fromCoroutine(self._told(events, ended))
+        call.addCallbacks(lambda _: self._after(ended), lambda _: self.stop())
+
+    async def _told(self, events: Sequence[Event], ended: bool) -> None:
+        await self._listener(events, ended)
+
+    def _after(self, ended: bool) -> None:
+        self._call = None
+        if ended:
+            self.stop()
+        else:
+            self.wake()
