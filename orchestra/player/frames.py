@@ -1,0 +1,72 @@
+"""What player and stage say to each other, and the frames it travels in. Standard library only.
+
+    player                                                       stage
+      hello(journal, version)                                ->    every older connection is closed first
+                                                             <-    stage(boot, pid, version, runs) + short outputs
+      perform(seq, job, task, attempt, score, params,        ->    directory made, then forked
+              player, digest)                                <-    started(seq, pid, at) | refused(seq, reason)
+      kill(seq, reason)                                      ->
+                                                             <-    ended(seq, outcome) + short output
+      fetch(seq, stream, offset, size)                       ->
+                                                             <-    piece(seq, stream, offset, gone) + bytes
+      forget(seqs)                                           ->    the directories are removed
+                                                             <-    alarm(seq, reason)
+      upgrade()                                              ->
+                                                             <-    upgraded(version, reason)
+
+A frame is: u32 length of all that follows, u32 length of the JSON, the JSON (its ``type`` names the message), and
+bytes that belong to it. An outcome with ``inline`` has its kept stdout and then its kept stderr among those bytes.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+VERSION: Final = "1"
+MOST_TO_STAGE: Final = 1 << 20
+MOST_TO_PLAYER: Final = 64 << 20
+INLINE: Final = 8192  # kept output up to this travels in the outcome itself
+
+_HEADER: Final = struct.Struct(">II")
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class BadFrame(ValueError):
+    """The far end does not speak our language."""
+
+
+def pack(text: bytes, body: bytes = b"") -> bytes:
+    """One frame."""
+    return _HEADER.pack(4 + len(text) + len(body), len(text)) + text + body
+
+
+def encode(message: Mapping[str, object], body: bytes = b"") -> bytes:
+    """One frame that says ``message``."""
+    return pack(_to_json(message).encode(), body)
+
+
+class Frames:
+    """Cuts what arrives into frames."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        """The frames that ``data`` completes, as (JSON, body)."""
+        rest = self._rest
+        rest += data
+        found, at = [], 0
+        while len(rest) - at >= _HEADER.size:
+            total, length = _HEADER.unpack_from(rest, at)
+            if total > self._most or length + 4 > total:
+                raise BadFrame(f"a frame of {total} bytes with {length} bytes of JSON")
+            end = at + 4 + total
+            if len(rest) < end:
+                break
+            body = at + _HEADER.size + length
+            found.append((bytes(rest[at + _HEADER.size : body]), bytes(rest[body:end])))
+            at = end
+        del rest[:at]
+        return found

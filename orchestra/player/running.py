@@ -1,0 +1,265 @@
+"""One run upon the stage: its pipes are read, its deadline is kept, and in the end there is an outcome.
+
+A run that ends by itself ends when its first process does: what stays behind is noted and left alone, and its pipes
+are read and thrown away. A run that is killed ends when nothing of it lives any more. Standard library only.
+"""
+
+import array
+import fcntl
+import os
+import resource
+import signal
+import termios
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from orchestra.player.frames import INLINE
+from orchestra.player.launch import Launched
+from orchestra.player.loop import Loop
+from orchestra.player.records import Done, Outcome
+from orchestra.player.scorefile import Rules
+from orchestra.player.streams import Answers, Kept
+from orchestra.player.sweep import Seen, of_run, strike
+
+UNKILLABLE_AFTER: Final = 10.0
+_POLL: Final = 0.03
+_CHUNK: Final = 65536
+
+
+class Ended(NamedTuple):
+    """An outcome, and kept output too long to travel in it."""
+
+    done: Done
+    long_output: dict[int, bytes]
+
+
+class House(NamedTuple):
+    """What a run uses of its stage."""
+
+    loop: Loop
+    scan: Callable[[float], list[Seen]]  # taken no earlier than this (monotonic)
+    reap: Callable[[], None]
+    ended: Callable[["Run", Ended], None]
+    alarm: Callable[["Run", str], None]
+
+
+class Pipe:
+    """Our end of a run's stdout or stderr."""
+
+    def __init__(self, loop: Loop, handle: int, sink: Kept | Answers) -> None:
+        self._loop = loop
+        self._handle = handle
+        self._sink = sink
+        self.open = True
+        loop.watch(handle, self._ready)
+
+    def drain(self) -> bool:
+        """Take what was written so far; afterwards discard. Whether somebody still holds the other end."""
+        left = self._waiting() if self.open else 0  # no more: a daemon that keeps writing must not keep us here
+        while left > 0 and (taken := self._take(min(left, _CHUNK))):
+            left -= taken
+        if self.open:
+            self._take(1)
+        if self.open:
+            self._loop.handle_with(self._handle, self._discard)
+        self._sink.close()
+        return self.open
+
+    def _waiting(self) -> int:
+        waiting = array.array("i", [0])
+        fcntl.ioctl(self._handle, termios.FIONREAD, waiting)
+        return waiting[0]
+
+    def _ready(self, _: int) -> None:
+        self._take(_CHUNK)
+
+    def _take(self, size: int) -> int:
+        data = self._read(size)
+        if data:
+            self._sink.feed(data)
+        return len(data or b"")
+
+    def _discard(self, _: int) -> None:
+        self._read(_CHUNK)
+
+    def _read(self, size: int) -> bytes | None:
+        try:
+            data = os.read(self._handle, size)
+        except BlockingIOError:
+            return None
+        if not data:
+            self.open = False
+            self._loop.unwatch(self._handle)
+            os.close(self._handle)
+        return data
+
+
+class Run:
+    """A score under way."""
+
+    def __init__(self, house: House, seq: int, mark: str, rules: Rules, digest: str, process: Launched) -> None:
+        self.seq = seq
+        self.mark = mark
+        self.pid = process.pid
+        self.started_at = _wall()
+        self._house = house
+        self._rules = rules
+        self._digest = digest
+        self._why: str | None = None  # it is being killed
+        self._struck = False  # SIGKILL was sent
+        self._exit: tuple[int, resource.struct_rusage] | None = None
+        self._ended_at = 0
+        self._begun = self._gone = time.monotonic()
+        self._empty = 0  # looks in a row that found nothing of it
+        self._kept = {1: Kept(rules.output_limit), 2: Kept(rules.output_limit)}
+        self._answers = Answers(self._kept[1]) if rules.interface == "pipe" else None
+        self._pipes = (
+            Pipe(house.loop, process.stdout, self._answers or self._kept[1]),
+            Pipe(house.loop, process.stderr, self._kept[2]),
+        )
+        self._timer = house.loop.later(rules.timeout / 1000, self._overdue)
+
+    def kill(self, reason: str) -> None:
+        """End it: SIGTERM to all of it, after its grace SIGKILL. The first reason stands."""
+        if self._why is not None:
+            return
+        self._why = reason
+        self._strike(signal.SIGTERM)
+        self._timer.cancel()
+        self._timer = self._house.loop.later(self._rules.kill_grace / 1000, self._insist)
+
+    def exited(self, status: int, usage: resource.struct_rusage) -> None:
+        """Its first process is gone and reaped."""
+        self._exit = status, usage
+        self._ended_at, self._gone = _wall(), time.monotonic()
+        if self._why is None:
+            self._timer.cancel()
+            self._end(self._left_behind([pipe.drain() for pipe in self._pipes]))
+        else:
+            self._look()
+
+    def _overdue(self) -> None:
+        self._house.reap()  # it may have ended while the loop was busy
+        if self._exit is None:
+            self.kill(f"ran longer than its timeout of {_seconds(self._rules.timeout)}")
+
+    def _insist(self) -> None:
+        self._struck = True
+        self._strike(signal.SIGKILL)
+        self._timer = self._house.loop.later(UNKILLABLE_AFTER, self._alarm)
+
+    def _alarm(self) -> None:
+        words = f"still alive {UNKILLABLE_AFTER:.0f} s after SIGKILL; the kernel does not let go of it"
+        self._house.alarm(self, words)
+
+    def _look(self) -> None:
+        """While it is being killed and its first process is gone: the end is when two looks find nothing of it."""
+        left = of_run(self._house.scan(self._gone), self.mark, self.pid)
+        self._empty = 0 if left else self._empty + 1
+        if self._empty == 2:
+            self._timer.cancel()
+            for pipe in self._pipes:
+                pipe.drain()
+            self._end([])
+            return
+        if self._struck:
+            self._signal(left, signal.SIGKILL)
+        self._gone = time.monotonic() + _POLL
+        self._house.loop.later(_POLL, self._look)
+
+    def _strike(self, number: int) -> None:
+        """Signal the group at one go, while its number is surely ours, and then whoever has left it."""
+        if self._exit is None:
+            _signal_group(self.pid, number)
+            if number == signal.SIGTERM:
+                _signal_group(self.pid, signal.SIGCONT)  # a stopped process could not act on it
+        rest = of_run(self._house.scan(self._begun), self.mark, self.pid)
+        self._signal([one for one in rest if self._exit or one.group != self.pid], number)
+
+    def _signal(self, processes: list[Seen], number: int) -> None:
+        for one in processes:
+            strike(one, number)
+
+    def _left_behind(self, held: list[bool]) -> list[str]:
+        """A note on processes that stay; looked for only if something hints at them, for a look is dear."""
+        if not any(held) and not _group_lives(self.pid):
+            return []
+        left = of_run(self._house.scan(self._gone), self.mark, self.pid)
+        inside = sum(one.group == self.pid for one in left)
+        notes = []
+        if inside:
+            notes.append(f"left {_processes(inside)} behind, in its process group")
+        if len(left) > inside:
+            notes.append(f"left {_processes(len(left) - inside)} behind, outside its process group")
+        return notes
+
+    def _end(self, notes: list[str]) -> None:
+        if self._answers and self._answers.cut:
+            notes.append("response cut at 64 KiB")
+        kept = {stream: one.data for stream, one in self._kept.items()}
+        inline = len(kept[1]) + len(kept[2]) <= INLINE
+        outcome = self._outcome(notes, inline)
+        body = kept[1] + kept[2] if inline else b""
+        long_output = {} if inline else {stream: data for stream, data in kept.items() if data}
+        self._house.ended(self, Ended(Done(outcome, body), long_output))
+
+    def _outcome(self, notes: list[str], inline: bool) -> Outcome:
+        assert self._exit  # for the type checker: nothing ends before its first process has
+        status, usage = self._exit
+        code = os.waitstatus_to_exitcode(status)
+        told = "killed" if self._why is not None else "failed" if code else "ok"
+        return {
+            "told": told,
+            "reason": self._why or "",
+            "rc": code if code >= 0 else None,
+            "signal": -code if code < 0 else None,
+            "started_at": self.started_at,
+            "ended_at": max(self._ended_at, self.started_at),
+            "digest": self._digest,
+            "response": self._answers.response if self._answers else None,
+            "stdout": _described(self._kept[1]),
+            "stderr": _described(self._kept[2]),
+            "inline": inline,
+            "notes": notes,
+            "cpu_ms": round(1000 * (usage.ru_utime + usage.ru_stime), 3),
+            "maxrss": usage.ru_maxrss,
+        }
+
+
+def refusal(reason: str) -> Done:
+    """The outcome of a run of which nothing was started."""
+    return Done({"told": "refused", "reason": reason, "ended_at": _wall()}, b"")
+
+
+def _described(kept: Kept) -> Outcome:
+    return {"total": kept.total, "sha256": kept.sha256, "spans": kept.spans}
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:g}s"
+
+
+def _wall() -> int:
+    return time.time_ns() // 1_000_000
