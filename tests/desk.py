@@ -104,7 +104,9 @@ class MemoryDesk:
         why = "waits: offline since yesterday, never expires"
         chosen = names if ask.scope is Scope.ALL else (None,)
         self.by_task[job] = [
-            TaskView(task=n, player=name, state="pending", attempt=0, why=why if (name or "").startswith("down") else "")
+            TaskView(
+                task=n, player=name, state="pending", attempt=0, why=why if (name or "").startswith("down") else ""
+            )
             for n, name in enumerate(chosen)
         ]
         self.log[job] = [Event(n=1, at=NOW, kind="submitted", actor=asker.name)]

@@ -280,7 +280,10 @@ async def test_connections_of_a_user_are_limited(line: Line, monkeypatch: pytest
     first = await dial(str(tmp_path / "a.pb"))
     second = await dial(str(tmp_path / "a.pb"))
     assert (await first.ask("about"))[0] == "OK"
-    assert (await second.ask("about"))[:2] == ["TOO_MANY", "eve has 1 connections open, which is the limit; close some and try again."]
+    assert (await second.ask("about"))[:2] == [
+        "TOO_MANY",
+        "eve has 1 connections open, which is the limit; close some and try again.",
+    ]
     await first.hang_up()
     while (await second.ask("about"))[0] != "OK":
         await deferLater(reactor, 0)

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec import Struct
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IPushProducer, IReactorUNIX
 from twisted.logger import Logger
 from twisted.spread import pb
@@ -251,18 +251,19 @@ class SeatPort(Service):
         if self._group:
             give_to_group(self._path, self._group)
 
-    async def _stop(self, port: IListeningPort) -> None:
-        await port.stopListening()  # type: ignore[misc]  # a Deferred, for a unix port
+    async def _stop(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
         for broker in list(self._house.brokers):
             transport: Any = broker.transport
             if transport is not None:
                 transport.unregisterProducer()  # else loseConnection waits for it
                 transport.loseConnection()
 
-    def stopService(self) -> Deferred[None] | None:
+    def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
-        port, self._port = self._port, None
-        return None if port is None else Deferred.fromCoroutine(self._stop(port))
+        return Deferred.fromCoroutine(self._stop())
 
 
 def seat_port(
