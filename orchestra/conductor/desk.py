@@ -98,7 +98,9 @@ class FrontDesk:
         new = self._new_job(asker, ask, tuple(sorted(players)), [entry for entry in scores.values() if entry])
         waits = await self._waits(new, players)
         submitted = await self._dispatch.submit(new)
-        lacking = [f"{players[player]} has no score '{ask.score}' today" for player, entry in scores.items() if not entry]
+        lacking = [
+            f"{players[player]} has no score '{ask.score}' today" for player, entry in scores.items() if not entry
+        ]
         more = [f"and {len(lacking) - MOST_WARNINGS} more hosts lack it"] if len(lacking) > MOST_WARNINGS else []
         return Receipt(
             job=submitted.job,
@@ -148,7 +150,9 @@ class FrontDesk:
         if not away or (new.scope is Scope.ONE and len(away) < len(players)):
             return []
         names = [players[player] for player in away]
-        rows = await self._reader.read(lambda cursor: statements.player_rows(cursor, "", MOST_WAITS, names[:MOST_WAITS]))
+        rows = await self._reader.read(
+            lambda cursor: statements.player_rows(cursor, "", MOST_WAITS, names[:MOST_WAITS])
+        )
         seen = {row.player: row.view.since for row in rows}
         return [Wait(player=players[p], why=self._why_away(p, players[p], seen.get(p), new)) for p in away]
 
@@ -211,7 +215,9 @@ class FrontDesk:
         self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
     ) -> list[tuple[int, bytes]]:
         """Kept pieces of a task's output."""
-        return await self._reader.read(lambda cursor: statements.output_pieces(cursor, job, task, stream, offset, limit))
+        return await self._reader.read(
+            lambda cursor: statements.output_pieces(cursor, job, task, stream, offset, limit)
+        )
 
     async def events(self, job: int, since: int = 0, limit: int = 500) -> list[Event]:
         """Events of a job after ``since``."""

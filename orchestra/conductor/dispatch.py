@@ -200,9 +200,7 @@ class Dispatch:
             lambda _: self._settled(session), lambda failure: self._not_taken(failure, door)
         )
 
-    def _admit(
-        self, cursor: Cursor, door: Door, player: int, hello: Hello
-    ) -> tuple[Greeting, Catalogue | None]:
+    def _admit(self, cursor: Cursor, door: Door, player: int, hello: Hello) -> tuple[Greeting, Catalogue | None]:
         greeting = statements.hello(cursor, player, hello, self._owner, self._now(), door.address)
         return greeting, statements.catalogue(cursor, hello.catalogue)
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IProtocol, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -127,7 +127,9 @@ class Door(Peer):
             self._deadline.cancel()
 
     def _too_slow(self, failing: str, seconds: float) -> None:
-        self.log.warn("{peer} {failing} within {seconds} s: cut off", peer=self.describe(), failing=failing, seconds=seconds)
+        self.log.warn(
+            "{peer} {failing} within {seconds} s: cut off", peer=self.describe(), failing=failing, seconds=seconds
+        )
         self.abort()
 
     # ---- what the player says
@@ -169,16 +171,14 @@ class Door(Peer):
 class Porch(Factory):
     """Lets connections in, so many unfinished handshakes at a time, in total and per address."""
 
-    def __init__(
-        self, clock: IReactorTime, credentials: ServerCredentials, dispatch: Dispatch, limits: Limits
-    ) -> None:
+    def __init__(self, clock: IReactorTime, credentials: ServerCredentials, dispatch: Dispatch, limits: Limits) -> None:
         self._waiting: Counter[str] = Counter()
         self._total = 0
         self._limits = limits
         doors = _Doors(clock, dispatch, limits, self)
         self._tls = TLSMemoryBIOFactory(credentials, False, doors)
 
-    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """A new connection's protocol, or None: then it is closed at once."""
         host = str(getattr(addr, "host", ""))
         if self._total >= self._limits.handshakes or self._waiting[host] >= self._limits.per_address:
@@ -210,7 +210,7 @@ class _Doors(Factory):
         self._limits = limits
         self._porch = porch
 
-    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         host = str(getattr(addr, "host", ""))
         door = Door(self._clock, self._dispatch, self._limits, lambda: self._porch.inside(host))
         door.factory = self

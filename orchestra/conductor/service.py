@@ -41,11 +41,11 @@ class Store(Service):
         self._stop = stop
 
     def startService(self) -> None:
-        super().startService()
+        Service.startService(self)
         self._start()
 
     def stopService(self) -> "Deferred[Any]":
-        super().stopService()
+        Service.stopService(self)
         return self._stop()
 
 
@@ -115,7 +115,7 @@ class Conductor(Service):
 
     def startService(self) -> None:
         """Listen once the players are known to the store."""
-        super().startService()
+        Service.startService(self)
         Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
 
     async def _open(self) -> None:
@@ -136,17 +136,23 @@ class Conductor(Service):
                 port = await endpoint(self._reactor, listen.port, BACKLOG, listen.host).listen(porch)
             except OSError as problem:
                 where = f"{listen.host}:{listen.port}"
-                raise FileProblem(file=f"{chosen.config}/conductor.conf", problem=f"cannot listen on {where}: {problem}") from None
+                raise FileProblem(
+                    file=f"{chosen.config}/conductor.conf", problem=f"cannot listen on {where}: {problem}"
+                ) from None
             except Exception as problem:  # noqa: BLE001 - Twisted's CannotListenError carries the reason
                 where = f"{listen.host}:{listen.port}"
                 reason = getattr(problem, "socketError", problem)
-                raise FileProblem(file=f"{chosen.config}/conductor.conf", problem=f"cannot listen on {where}: {reason}") from None
+                raise FileProblem(
+                    file=f"{chosen.config}/conductor.conf", problem=f"cannot listen on {where}: {reason}"
+                ) from None
             self._ports.append(port)
             address = port.getHost()
             self.addresses.append((address.host, address.port))
             self.log.info("players may connect to {host}:{port}", host=address.host, port=address.port)
         self._start_loops(chosen.beat / 1000, chosen.removal_grace)
-        self.log.info("conductor {version} is running, {players} players", version=__version__, players=len(self._names))
+        self.log.info(
+            "conductor {version} is running, {players} players", version=__version__, players=len(self._names)
+        )
 
     def _cannot_open(self, failure: Failure) -> None:
         if isinstance(failure.value, OrchestraError):
@@ -179,13 +185,13 @@ class Conductor(Service):
 
     def stopService(self) -> "Deferred[Any]":
         """Stop listening, let the players go; what they run goes on."""
-        super().stopService()
+        Service.stopService(self)
         for loop in self._loops:
             if loop.running:
                 loop.stop()
         done: Deferred[Any] = succeed(None)
         for port in self._ports:
-            done.addCallback(lambda _, port=port: port.stopListening())
+            done.addCallback(partial(_stop_listening, port))
         for door in tuple(self._dispatch.doors.values()):
             door.abort()
         return done
@@ -248,7 +254,7 @@ class Conductor(Service):
         if not self._tls.credentials.stale() and _files(chosen) == _files(self._settings):
             return []
         self._tls.replace(fresh)
-        self._settings = self._settings._replace(**_files(chosen))
+        self._settings = self._settings._replace(**_files(chosen))  # type: ignore[arg-type]  # these four are strings
         revoked = [door for door in self._dispatch.doors.values() if is_revoked(fresh, door.certificate)]
         for door in revoked:
             door.dismiss(f"the certificate of {door.name} was revoked", 600.0)
@@ -272,7 +278,7 @@ def whole(*services: Service) -> MultiService:
 
 class _InOrder(MultiService):
     def __init__(self, services: Iterable[Service]) -> None:
-        super().__init__()
+        MultiService.__init__(self)
         for service in services:
             service.setServiceParent(self)
 
@@ -288,3 +294,7 @@ def _stop(service: Any, _: object) -> Awaitable[Any] | None:
     with contextlib.suppress(NotImplementedError):
         return service.stopService()  # type: ignore[no-any-return]
     return None
+
+
+def _stop_listening(port: Any, _: object) -> Any:
+    return port.stopListening()

@@ -27,9 +27,10 @@ Options = ConductorOptions
 
 def makeService(options: ConductorOptions) -> IService:
     """The conductor's services, in the order they start; what is wrong with the configuration ends the process."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as chosen
 
-    reactor.seconds = time.monotonic  # type: ignore[attr-defined]  # a clock that jumps must not stop the timers
+    reactor: Any = chosen
+    reactor.seconds = time.monotonic  # a clock that jumps must not stop the timers
     try:
         return _make(reactor, options)
     except OrchestraError as problem:
@@ -77,7 +78,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def stop() -> Any:
         return reader.stop().addCallback(lambda _: writer.stop()).addCallback(lambda _: store.close())
 
-    seat = audience_port(reactor, chosen.audience, 0o660, gid, desk)
+    seat = audience_port(reactor, chosen.audience, 0o660, chosen.audience_group, desk)
     hangup = Hangup(reactor, conductor.reload)
     return whole(Store(start, stop), conductor, seat, hangup)
 

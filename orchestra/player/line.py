@@ -194,4 +194,3 @@ class Connector:
             self.log.warn("not connected to {name}: {why} (trying again)", name=name, why=why)
         self._said = "" if welcomed else why
         self._waiting = self._reactor.callLater(delay, self._dial)
-

@@ -4,7 +4,7 @@ At start it settles with its stage what is still running there, and only then co
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -17,7 +17,18 @@ from orchestra import __version__, parameters
 from orchestra.audience.desk import Reloaded
 from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist
 from orchestra.errors import NotSaved, OrchestraError, StoreFailed, UnfitScore
-from orchestra.model import PROTOCOL, Announce, Hello, JournalChange, JournalEntry, Perform, Report, Run, Started, Welcome
+from orchestra.model import (
+    PROTOCOL,
+    Announce,
+    Hello,
+    JournalChange,
+    JournalEntry,
+    Perform,
+    Report,
+    Run,
+    Started,
+    Welcome,
+)
 from orchestra.player.backstage import Backstage, Standing
 from orchestra.player.execution import Execution
 from orchestra.player.line import Connector, Line
@@ -51,7 +62,7 @@ class Player(Service):
         journal: Journal,
         writer: Writer,
         repertoire: Repertoire,
-        start_stage: Callable[[], "Deferred[Any]"] | None,
+        start_stage: Callable[[], Awaitable[None]] | None,
         make_backstage: Callable[[str, "Player"], Backstage],
         make_connector: Callable[["Player"], Connector],
         reload_certificates: Callable[[], list[str]],
@@ -76,6 +87,7 @@ class Player(Service):
         self._line: Line | None = None
         self._unsaved = 0
         self._waiting_for_stage: list[JournalEntry] = []
+        self._found_running: dict[int, int] = {}  # on the stage, when we came: seq -> started_at
         self._lasting: dict[int, Started] = {}  # runs under way that the conductor was not told of yet
         self._loops: list[LoopingCall] = []
         self._stopping = False
@@ -84,11 +96,12 @@ class Player(Service):
 
     def startService(self) -> None:
         """Read the journal, find the stage, then the conductor."""
-        super().startService()
+        Service.startService(self)
         self._journal.open()
         if self._journal.note:
             self.log.error("{note}", note=self._journal.note)
         self._writer.start()
+        self._repertoire.reload()
         self._worklist = Worklist(self._journal.entries, self._journal.high, self._slots, self._boot)
         self._backstage = self._make_backstage(self._journal.identity, self)
         self._loop(TICK, self._tick)
@@ -105,7 +118,7 @@ class Player(Service):
 
     def stopService(self) -> "Deferred[Any]":
         """Leave the conductor and the stage; what runs goes on there."""
-        super().stopService()
+        Service.stopService(self)
         self._stopping = True
         for loop in self._loops:
             if loop.running:
@@ -154,7 +167,7 @@ class Player(Service):
 
     def _do(self, steps: Steps) -> None:
         for entry in steps.adopt:
-            self._backstage.adopt(entry.seq, self._execution(entry))
+            self._backstage.adopt(entry.seq, self._execution(entry), self._found_running[entry.seq])
         for entry in steps.start:
             self._start(entry)
         for seq in steps.kill:
@@ -190,6 +203,7 @@ class Player(Service):
         self._connector.start()
 
     def _there(self, standing: Standing) -> dict[int, Report | None]:
+        self._found_running = dict(standing.running)
         there: dict[int, Report | None] = dict.fromkeys(standing.running)
         for seq, outcome in standing.done.items():
             entry = self._worklist.entries.get(seq)
@@ -300,7 +314,9 @@ class Player(Service):
         except UnfitScore as refusal:
             return Judgement(refusal=refusal.sentence)
         if run.digest and run.digest != score.digest:
-            return Judgement(refusal=f"the score '{run.score}' here is not the one that was asked for (digest {score.digest[:12]})")
+            return Judgement(
+                refusal=f"the score '{run.score}' here is not the one that was asked for (digest {score.digest[:12]})"
+            )
         return Judgement(concurrency=score.rules.concurrency)
 
     async def cancel(self, seqs: list[int]) -> None:

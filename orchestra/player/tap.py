@@ -27,9 +27,10 @@ Options = PlayerOptions
 
 def makeService(options: PlayerOptions) -> IService:
     """The player's services; what is wrong with the configuration ends the process."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as chosen
 
-    reactor.seconds = time.monotonic  # type: ignore[attr-defined]  # a clock that jumps must not stop the timers
+    reactor: Any = chosen
+    reactor.seconds = time.monotonic  # a clock that jumps must not stop the timers
     try:
         return _make(reactor, options)
     except OrchestraError as problem:
