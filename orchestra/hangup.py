@@ -35,7 +35,7 @@ class Hangup(Service):
         self._answering: Deferred[None] | None = None
         self._before: Any = signal.signal(signal.SIGHUP, self._on_signal)
 
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
         self._reactor.callFromThread(self.hear)
 
     def hear(self) -> None:
@@ -57,7 +57,7 @@ class Hangup(Service):
             self.log.info("Reading the configuration again was broken off: the daemon stops.")
         except OrchestraError as problem:
             self.log.error("SIGHUP: {problem} What was in force stays.", problem=problem.sentence)
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged, and the daemon goes on with what it has
             self.log.failure("SIGHUP: the configuration could not be read again; what was in force stays")
 
     def stopService(self) -> Deferred[None] | None:

@@ -26,7 +26,7 @@ MAX_TEXT: Final = 8192  # characters of one event: a log that is bounded in size
 
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _TWISTED_SAYS: Final = ("twisted.scripts.", "twisted.application.", "twisted.internet.base")
-_NOISE: Final = re.compile(r"(Starting|Stopping) factory |\(.* Port .* Closed\)$|.* starting on \S+$")
+_NOISE: Final = re.compile(r"(Starting|Stopping) factory |\((.* )?Port .* Closed\)$|.* starting on \S+$")
 
 Line = Callable[[LogEvent], str | None]
 
@@ -63,10 +63,12 @@ def one_line(text: str) -> str:
 
 
 def system(event: LogEvent) -> str:
-    """Who speaks: ``conductor`` for anything under ``orchestra.conductor``, else the namespace as it is."""
+    """Who speaks: the room, ``conductor`` for all under ``orchestra.conductor``; ``twisted``; or the namespace."""
     namespace = str(event.get("log_namespace", "-"))
     first, _, rest = namespace.partition(".")
-    return rest.partition(".")[0] if first == "orchestra" and rest else namespace
+    if first == "orchestra" and rest:
+        return rest.partition(".")[0]
+    return first if first == "twisted" else namespace
 
 
 def _text(event: LogEvent) -> str:
@@ -131,7 +133,8 @@ class LineObserver:
     """Writes a line for every event that is worth one."""
 
     def __init__(self, stream: Any, line: Line) -> None:
-        self._write = FileLogObserver(stream, line)
+        self._stream = stream  # a text stream that nobody holds closes the bytes below it
+        self._write = FileLogObserver(getattr(stream, "buffer", stream), line)
 
     def __call__(self, event: LogEvent) -> None:
         if worth_saying(event):
@@ -140,7 +143,7 @@ class LineObserver:
 
 def observer(stream: Any, log_format: str) -> LineObserver:
     """An observer that writes ``text`` or ``json`` lines, in UTF-8 whatever the locale, to a file or text stream."""
-    return LineObserver(getattr(stream, "buffer", stream), LINES[log_format])
+    return LineObserver(stream, LINES[log_format])
 
 
 # ---- where twistd sends it
@@ -214,7 +217,7 @@ def _rotate_on_sigusr1(log: BoundedLog) -> None:
     if signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, None):
         return
 
-    def rotate(signum: int, frame: FrameType | None) -> None:
+    def rotate(_signum: int, _frame: FrameType | None) -> None:
         from twisted.internet import reactor  # twistd has chosen it by now
 
         reactor.callFromThread(log.rotate)  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ class DaemonOptions(usage.Options):
     """``--config DIR``, ``-help`` for older hands, and a log that twistd bounds as the settings say."""
 
     declared: ClassVar[Sequence[Key]]
-    optParameters = [["config", None, settings.CONFIG_DIR, "The configuration directory."]]
+    optParameters: ClassVar[list[Any]] = [["config", None, settings.CONFIG_DIR, "The configuration directory."]]
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         words = settings.arguments(sys.argv[1:] if options is None else options, self.declared)

@@ -79,6 +79,7 @@ def test_an_early_hup_is_kept_for_the_reactor(hangup: Hangup, turn: Turn, reload
 
 def test_hups_during_a_reload_are_one_more(hangup: Hangup, turn: Turn, reloads: Reloads) -> None:
     """Reloads never overlap; what was heard meanwhile is answered by one more, and no further one."""
+    hangup.startService()
     for _ in range(3):
         hup()
         turn.turn()
@@ -111,7 +112,7 @@ def test_a_reload_that_fails_is_logged_and_the_next_one_happens(
 def test_the_former_handler_is_back_after_the_stop(turn: Turn, reloads: Reloads) -> None:
     """A stopped service hears nothing, and what it did to the signal is undone."""
     heard: list[int] = []
-    before = signal.signal(signal.SIGHUP, lambda signum, frame: heard.append(signum))
+    before = signal.signal(signal.SIGHUP, lambda signum, _: heard.append(signum))
     try:
         service = Hangup(turn, reloads)
         service.startService()
