@@ -157,7 +157,7 @@ class Theatre:
                 continue
         for pid in self.stages():
             os.kill(pid, signal.SIGTERM)
-            wait_until(lambda pid=pid: not _alive(pid), "the end of a stage", Path())  # type: ignore[misc]
+            wait_until(lambda pid=pid: not _alive(pid), "the end of a stage", Path())
 
     def left_behind(self) -> list[int]:
         """Processes that still belong to this home."""

@@ -131,7 +131,7 @@ class Conductor(Service):
         )
         porch = Porch(self._reactor, self._tls, self._dispatch, limits)
         for listen in chosen.listen:
-            endpoint = TCP6ServerEndpoint if ":" in listen.host else TCP4ServerEndpoint
+            endpoint: Any = TCP6ServerEndpoint if ":" in listen.host else TCP4ServerEndpoint
             try:
                 port = await endpoint(self._reactor, listen.port, BACKLOG, listen.host).listen(porch)
             except OSError as problem:

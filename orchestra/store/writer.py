@@ -25,6 +25,8 @@ Done = tuple["Deferred[Any]", Any]
 
 GROUP: Final = 2000
 WAL_LIMIT: Final = 64 << 20
+_OURS: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, 0)
+"""What SQLite says of a wrong statement: our bug, not the disk's."""
 IDLE: Final = 1.0  # seconds without work after which the log is folded into the database
 
 
@@ -134,15 +136,21 @@ def _attempt(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
     cursor.execute("SAVEPOINT work")
     try:
         result = work(cursor)
-    except sqlite3.OperationalError:
-        raise
+    except sqlite3.Error as problem:
+        if getattr(problem, "sqlite_errorcode", 0) & 0xFF not in _OURS:
+            raise
+        return _take_back(cursor)
     except Exception:  # noqa: BLE001 - whatever it was reaches the one who asked
-        failure = Failure()
-        cursor.execute("ROLLBACK TO work")
-        cursor.execute("RELEASE work")
-        return failure
+        return _take_back(cursor)
     cursor.execute("RELEASE work")
     return result
+
+
+def _take_back(cursor: Cursor) -> Failure:
+    failure = Failure()
+    cursor.execute("ROLLBACK TO work")
+    cursor.execute("RELEASE work")
+    return failure
 
 
 def _resolve(results: list[Done]) -> None:
