@@ -1,125 +1,278 @@
-"""The player's way to its stage: asks for runs, hears what becomes of them, and starts a stage where there is none.
+"""The player's side of the stage: asks for runs, hears what became of them, takes over what runs there already.
 
-It offers a run's ProcessProtocol what a reactor's ``spawnProcess`` would: a transport with a pid, and the end.
+A run looks like a process of the reactor's: its protocol gets a transport when it has started, and
+``processExited`` and ``processEnded`` when it is over. What is said is in :mod:`orchestra.player.frames`. When the
+connection ends, everything that was under way is simply dropped here: the next :meth:`Backstage.connect` tells anew.
 """
 
-import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
+import msgspec
 from msgspec import Struct
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError, fail
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ProcessDone, ProcessTerminated
-from twisted.internet.interfaces import IProcessTransport
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.utils import getProcessOutputAndValue
-from twisted.logger import Logger
+from twisted.internet.error import ConnectError, ProcessDone, ProcessTerminated
+from twisted.internet.protocol import Factory, ProcessProtocol, connectionDone
+from twisted.internet.protocol import Protocol as ConnectionProtocol
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from orchestra.errors import NoStage, StageNotStarted
-from orchestra.model import JournalEntry
-from orchestra.player import stage as stage_program
-from orchestra.player.execution import Execution, Outcome
-from orchestra.player.frames import MOST_TO_PLAYER, VERSION, BadFrame, Frames, encode
+from orchestra.errors import NoStage, NotStarted, OutputGone, StageNotStarted
+from orchestra.model import JournalEntry, Report, Stream, Told
+from orchestra.player import frames
 from orchestra.settings import PlayerSettings
 
-ANSWER_WITHIN: Final = 10  # seconds
-LINGER: Final = 60  # seconds a stage that we started stays without us and without work
+CONNECT_TIMEOUT: Final = 5.0
+ANSWER_TIMEOUT: Final = 30.0  # a stage that is busy with slow disks may be late
+START_TIMEOUT: Final = 30.0  # a new stage first sweeps up after a dead one
+
+
+class Kept(Struct, frozen=True):
+    """What the stage has of a stream."""
+
+    total: int = 0
+    sha256: str | None = None
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+class Outcome(Struct, frozen=True):
+    """What became of a run, in the stage's words."""
+
+    told: Told
+    reason: str = ""
+    rc: int | None = None
+    signal: int | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    digest: str = ""
+    response: dict[str, str] | None = None
+    stdout: Kept = Kept()
+    stderr: Kept = Kept()
+    inline: bool = True  # the kept output is in body: stdout's, then stderr's
+    notes: tuple[str, ...] = ()
+    cpu_ms: float | None = None
+    maxrss: int | None = None  # KiB
+    body: bytes = b""
+
+    @property
+    def kept_ahead(self) -> bool:
+        """Whether kept output is to be fetched."""
+        return not self.inline
+
+    def report(self, entry: JournalEntry) -> Report:
+        """What the player keeps and says of the run. Output that is kept ahead is not in it."""
+        cut = _size(self.stdout)
+        return Report(
+            seq=entry.seq,
+            job=entry.job,
+            task=entry.task,
+            attempt=entry.attempt,
+            told=self.told,
+            reason=self.reason,
+            rc=self.rc,
+            signal=self.signal,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            digest=self.digest,
+            response=self.response,
+            stdout=_stream(self.stdout, self.body[:cut]),
+            stderr=_stream(self.stderr, self.body[cut:]),
+            notes=self.notes,
+        )
+
+
+class Running(Struct, frozen=True):
+    """A run under way on the stage. Without a pid it is what a dead stage left and cannot be killed yet."""
+
+    pid: int | None = None
+    started_at: int | None = None
 
 
 class Standing(Struct, frozen=True):
-    """What a stage has of our journal's runs."""
+    """What a stage says it has of our runs."""
 
-    running: Mapping[int, int]  # seq -> started_at
-    done: Mapping[int, Outcome]
-    swept: frozenset[int]
+    pid: int
+    boot: str
+    version: str
+    running: dict[int, Running]
+    done: dict[int, Outcome]
+    swept: frozenset[int]  # had started under a stage that died; nothing of them lives any more
 
 
 class Listener(Protocol):
-    """Who is told when the stage is gone."""
+    """Who uses a :class:`Backstage`."""
 
-    def stage_lost(self, reason: str) -> None: ...
+    def stage_lost(self, reason: str) -> None:
+        """The connection has ended, though nobody asked for that."""
 
 
-@implementer(IProcessTransport)
-class Performed:
-    """A run on the stage, as its ProcessProtocol's transport."""
+# ---- what the stage says
 
-    def __init__(self, backstage: "Backstage", seq: int) -> None:
+
+class _Known(Struct, frozen=True):
+    state: str
+    pid: int | None = None
+    started_at: int | None = None
+    outcome: Outcome | None = None
+
+
+class _Stage(Struct, frozen=True, tag_field="type", tag="stage"):
+    boot: str
+    pid: int
+    version: str
+    runs: dict[int, _Known]
+
+
+class _Started(Struct, frozen=True, tag_field="type", tag="started"):
+    seq: int
+    pid: int
+    at: int
+
+
+class _Refused(Struct, frozen=True, tag_field="type", tag="refused"):
+    seq: int
+    reason: str
+
+
+class _Repeated(Struct, frozen=True, tag_field="type", tag="repeated"):
+    seq: int
+
+
+class _Ended(Struct, frozen=True, tag_field="type", tag="ended"):
+    seq: int
+    outcome: Outcome
+
+
+class _Piece(Struct, frozen=True, tag_field="type", tag="piece"):
+    seq: int
+    stream: int
+    offset: int
+    gone: bool
+
+
+class _Alarm(Struct, frozen=True, tag_field="type", tag="alarm"):
+    seq: int
+    reason: str
+
+
+class _Upgraded(Struct, frozen=True, tag_field="type", tag="upgraded"):
+    version: str
+    reason: str = ""
+
+
+_Said = _Stage | _Started | _Refused | _Repeated | _Ended | _Piece | _Alarm | _Upgraded
+_decode = msgspec.json.Decoder(_Said).decode
+_encode = msgspec.json.encode
+
+
+class StageProcess:
+    """A run on the stage, as its protocol sees it: the transport of a process that takes no input."""
+
+    def __init__(self, backstage: "Backstage", seq: int, pid: int | None, started_at: int | None) -> None:
+        self.seq = seq
+        self.pid = pid
+        self.started_at = started_at
+        self.outcome: Outcome | None = None  # set before the protocol hears that it has ended
         self._backstage = backstage
-        self._seq = seq
-        self.pid: int | None = None
 
     def signalProcess(self, signalID: str | int) -> None:
-        """End it; the stage knows only one way, and its own grace."""
-        self._backstage.kill(self._seq, f"it was sent {signalID}")
+        """Any signal means: end it, kindly at first."""
+        self._backstage.kill(self.seq, "ended by the player")
 
     def loseConnection(self) -> None:
-        self._backstage.kill(self._seq, "it was let go")
+        """A run's descriptors are the stage's, and stay open."""
 
-    def closeStdin(self) -> None: ...
-    def closeStdout(self) -> None: ...
-    def closeStderr(self) -> None: ...
-    def closeChildFD(self, descriptor: int) -> None: ...
-    def writeToChild(self, childFD: int, data: bytes) -> None: ...
+
+class _Talk(ConnectionProtocol):
+    """The connection: frames in, frames out."""
+
+    def __init__(self, heard: Callable[[Any, bytes], None], lost: Callable[["_Talk", str], None]) -> None:
+        self.answer: Deferred[tuple[_Stage, bytes]] = Deferred()
+        self._frames = frames.Frames(frames.MOST_TO_PLAYER)
+        self._heard = heard
+        self._lost = lost
+
+    def say(self, message: dict[str, Any]) -> None:
+        assert self.transport is not None
+        self.transport.write(frames.pack(_encode(message)))  # what is written in one turn leaves in one go
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            said = [(_decode(text), body) for text, body in self._frames.feed(data)]
+        except (frames.BadFrame, msgspec.DecodeError) as nonsense:
+            self.leave(f"it said something that makes no sense: {nonsense}")
+            return
+        for message, body in said:
+            if isinstance(message, _Stage):
+                self.answer.callback((message, body))
+            else:
+                self._heard(message, body)
+
+    def leave(self, reason: str) -> None:
+        """End the connection, for this reason."""
+        assert self.transport is not None
+        self._lost(self, reason)
+        self.transport.abortConnection()  # type: ignore[attr-defined]  # a stream transport has it
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost(self, reason.getErrorMessage())
 
 
 class Backstage:
-    """The connection to the stage, anew after each :meth:`connect`."""
+    """A player's view of its stage. Without a connection (``up``) nothing is sent: the next one settles it all."""
 
-    log = Logger()
-
-    def __init__(self, reactor: Any, socket_path: str, journal: str, listener: Listener) -> None:
+    def __init__(self, reactor: Any, socket_path: str, journal_id: str, listener: Listener) -> None:
         self._reactor = reactor
-        self._path = socket_path
-        self._journal = journal
+        self._socket_path = socket_path
+        self._journal = journal_id
         self._listener = listener
-        self._wire: _Wire | None = None
-        self._executions: dict[int, Execution] = {}
-        self._fetches: dict[tuple[int, int, int], Deferred[bytes]] = {}
-        self._introduced: Deferred[Standing] | None = None
+        self._talk: _Talk | None = None
+        self._protocols: dict[int, ProcessProtocol] = {}
+        self._processes: dict[int, StageProcess] = {}
+        self._adoptable: dict[int, Running] = {}
+        self._early: dict[int, tuple[_Ended, bytes]] = {}  # ends of runs that are yet to be adopted
+        self._fetching: deque[Deferred[bytes]] = deque()
+        self._hears: dict[type[Any], Callable[[Any, bytes], None]] = {
+            _Started: self._started,
+            _Refused: self._refused,
+            _Repeated: self._repeated,
+            _Ended: self._ended,
+            _Piece: self._piece,
+            _Alarm: self._alarm,
+            _Upgraded: lambda message, body: None,
+        }
 
     @property
     def up(self) -> bool:
-        return self._wire is not None
+        """Whether there is a stage to talk to."""
+        return self._talk is not None
 
     async def connect(self) -> Standing:
-        """Introduce ourselves to the stage; NoStage if none answers."""
-        endpoint = UNIXClientEndpoint(self._reactor, self._path, timeout=ANSWER_WITHIN)
-        wire = _Wire(self)
+        """Find the stage; what it has of our runs. :class:`NoStage` if it does not answer."""
+        self.stop()
+        endpoint = UNIXClientEndpoint(self._reactor, self._socket_path, timeout=CONNECT_TIMEOUT)
         try:
-            await endpoint.connect(Factory.forProtocol(lambda: wire))
-        except Exception as problem:  # noqa: BLE001 - whatever the socket says is the reason
-            raise NoStage(socket=self._path, problem=problem) from None
-        self._wire = wire
-        self._introduced = Deferred()
-        introduced = self._introduced
-        introduced.addTimeout(ANSWER_WITHIN, self._reactor)
-        self._say({"type": "hello", "journal": self._journal, "version": VERSION})
+            talk: _Talk = await endpoint.connect(Factory.forProtocol(lambda: _Talk(self._heard, self._lost)))
+        except (ConnectError, OSError) as problem:
+            raise self._no_stage(str(problem)) from None
+        self._talk = talk
+        talk.say({"type": "hello", "journal": self._journal, "version": frames.VERSION})
         try:
-            return await introduced
-        except Exception as problem:  # noqa: BLE001 - it hung up, or said nothing in time
+            said, body = await talk.answer.addTimeout(ANSWER_TIMEOUT, self._reactor)
+        except TimeoutError:
             self.stop()
-            raise NoStage(socket=self._path, problem=f"it did not introduce itself ({problem})") from None
+            raise self._no_stage(f"it accepts connections, but is silent for {ANSWER_TIMEOUT:.0f} s") from None
+        standing = _standing(said, body)
+        self._adoptable = dict(standing.running)
+        return standing
 
-    def stop(self) -> None:
-        """Let go; what runs goes on."""
-        wire, self._wire = self._wire, None
-        if wire is not None and wire.transport is not None:
-            wire.transport.abortConnection()  # type: ignore[attr-defined]  # a unix transport has it
-        self._executions.clear()
-
-    # ---- asking
-
-    def perform(self, entry: JournalEntry, player: str, execution: Execution) -> None:
-        """Have a run started, once."""
-        self._executions[entry.seq] = execution
-        execution.makeConnection(Performed(self, entry.seq))
+    def perform(self, entry: JournalEntry, player_name: str, protocol: ProcessProtocol) -> None:
+        """Have a run started. ``protocol`` gets a :class:`StageProcess` when it is, and its end; of a run that was
+        refused it gets only the end, with :class:`NotStarted`."""
+        self._protocols[entry.seq] = protocol
         self._say(
             {
                 "type": "perform",
@@ -129,150 +282,198 @@ class Backstage:
                 "attempt": entry.attempt,
                 "score": entry.score,
                 "params": entry.params,
-                "player": player,
+                "player": player_name,
                 "digest": entry.digest,
             }
         )
 
-    def adopt(self, seq: int, execution: Execution, started_at: int) -> None:
-        """Hear of a run that an earlier player daemon had started."""
-        self._executions[seq] = execution
-        execution.makeConnection(Performed(self, seq))
-        execution.under_way(started_at)
+    def adopt(self, seq: int, protocol: ProcessProtocol) -> None:
+        """Take over a run that the stage has said is running; ``protocol`` goes on as if it had started it. If the
+        run has ended since, it hears that at once."""
+        running = self._adoptable.pop(seq, None)
+        if running is None:
+            return  # that connection is gone, and the next one tells anew
+        self._protocols[seq] = protocol
+        self._connect_process(seq, running.pid, running.started_at)
+        if seq in self._early:
+            self._ended(*self._early.pop(seq))
 
     def kill(self, seq: int, reason: str) -> None:
-        """End a run: TERM, its grace, KILL."""
+        """Have a run ended: SIGTERM, its grace, SIGKILL. Of one that is over this does nothing."""
         self._say({"type": "kill", "seq": seq, "reason": reason})
 
     def forget(self, seqs: Iterable[int]) -> None:
-        """The stage may remove every trace of these."""
+        """The journal has the outcomes of these for good; the stage may remove them."""
         self._say({"type": "forget", "seqs": list(seqs)})
 
     def fetch(self, seq: int, stream: int, offset: int, size: int) -> "Deferred[bytes]":
-        """Kept output from ``offset`` of the stream on; NoStage if it cannot be had."""
-        key = (seq, stream, offset)
+        """Kept output of stream 1 or 2 from its true ``offset`` on, which lies in a kept span; at most ``size`` bytes
+        and not past the end of that span. :class:`OutputGone` if the stage does not have it."""
+        if self._talk is None:
+            return fail(self._no_stage("not connected"))
         waiting: Deferred[bytes] = Deferred()
-        if self._wire is None or key in self._fetches:
-            waiting.errback(NoStage(socket=self._path, problem="it is not connected"))
-            return waiting
-        self._fetches[key] = waiting
+        self._fetching.append(waiting)
         self._say({"type": "fetch", "seq": seq, "stream": stream, "offset": offset, "size": size})
         return waiting
 
-    def _say(self, message: Mapping[str, object]) -> None:
-        if self._wire is not None and self._wire.transport is not None:
-            self._wire.transport.write(encode(message))
+    def stop(self) -> None:
+        """Leave. What runs goes on."""
+        talk, self._talk = self._talk, None
+        if talk is not None:
+            self._drop("the player left")
+            if not talk.answer.called:
+                talk.answer.errback(self._no_stage("the player left"))
+            assert talk.transport is not None
+            talk.transport.loseConnection()
 
-    # ---- hearing
+    # ---- what is heard
 
-    def heard(self, text: bytes, body: bytes) -> None:
-        """A message of the stage."""
-        message = json.loads(text)
-        kind = message["type"]
-        if kind == "ended":
-            self._ended(int(message["seq"]), _outcome(message["outcome"], body)[0])
-        elif kind == "started":
-            self._started(int(message["seq"]), int(message["pid"]), int(message["at"]))
-        elif kind == "refused":
-            execution = self._executions.pop(int(message["seq"]), None)
-            if execution is not None:
-                execution.refused(str(message["reason"]))
-        elif kind == "piece":
-            self._piece(message, body)
-        elif kind == "stage":
-            introduced, self._introduced = self._introduced, None
-            if introduced is not None:
-                introduced.callback(_standing(message["runs"], body))
-        elif kind == "alarm":
-            self.log.critical("run {seq} survives SIGKILL: {reason}", seq=message["seq"], reason=message["reason"])
+    def _say(self, message: dict[str, Any]) -> None:
+        if self._talk is not None:
+            self._talk.say(message)
 
-    def _started(self, seq: int, pid: int, at: int) -> None:
-        execution = self._executions.get(seq)
-        if execution is not None:
-            transport: Any = execution.transport
-            transport.pid = pid
-            execution.under_way(at)
+    def _heard(self, message: Any, body: bytes) -> None:
+        if self._talk is not None:
+            self._hears[type(message)](message, body)
 
-    def _ended(self, seq: int, outcome: Outcome) -> None:
-        execution = self._executions.pop(seq, None)
-        if execution is None:
+    def _started(self, message: _Started, body: bytes) -> None:
+        self._connect_process(message.seq, message.pid, message.at)
+
+    def _connect_process(self, seq: int, pid: int | None, at: int | None) -> None:
+        process = self._processes[seq] = StageProcess(self, seq, pid, at)
+        self._protocols[seq].makeConnection(process)
+
+    def _refused(self, message: _Refused, body: bytes) -> None:
+        _finish(self._protocols.pop(message.seq), NotStarted(reason=message.reason))
+
+    def _ended(self, message: _Ended, body: bytes) -> None:
+        protocol, process = self._protocols.pop(message.seq, None), self._processes.pop(message.seq, None)
+        if protocol is None or process is None:
+            self._early[message.seq] = message, body
             return
-        execution.outcome = outcome
-        rc, number = outcome.fields.get("rc"), outcome.fields.get("signal")
-        reason = Failure(ProcessDone(0) if rc == 0 else ProcessTerminated(rc, number))
-        execution.processExited(reason)
-        execution.processEnded(reason)
+        process.outcome = outcome = msgspec.structs.replace(message.outcome, body=body)
+        well = outcome.rc == 0 and not outcome.signal
+        _finish(protocol, ProcessDone(0) if well else ProcessTerminated(outcome.rc, outcome.signal))
 
-    def _piece(self, message: Mapping[str, Any], body: bytes) -> None:
-        waiting = self._fetches.pop((message["seq"], message["stream"], message["offset"]), None)
-        if waiting is None:
-            return
-        if message["gone"]:
-            waiting.errback(NoStage(socket=self._path, problem="it does not have that output any more"))
+    def _repeated(self, message: _Repeated, body: bytes) -> None:
+        # it was begun before, by whom and how far we do not know from here: only settling tells
+        if self._talk is not None:
+            self._talk.leave(f"it has begun run {message.seq} before")
+
+    def _piece(self, message: _Piece, body: bytes) -> None:
+        waiting = self._fetching.popleft()
+        if waiting.called:
+            return  # given up by who asked
+        if message.gone:
+            waiting.errback(OutputGone(seq=message.seq))
         else:
             waiting.callback(body)
 
-    def lost(self, wire: "_Wire", reason: Failure) -> None:
-        """The connection is gone."""
-        if wire is not self._wire:
+    def _alarm(self, message: _Alarm, body: bytes) -> None:
+        protocol = self._protocols.get(message.seq)
+        if protocol is not None:
+            protocol.childDataReceived(-1, message.reason.encode())
+
+    # ---- the end of a connection
+
+    def _lost(self, talk: _Talk, reason: str) -> None:
+        if talk is not self._talk:
             return
-        self._wire = None
-        self._executions.clear()
-        fetches, self._fetches = self._fetches, {}
-        for waiting in fetches.values():
-            waiting.errback(NoStage(socket=self._path, problem="its connection is gone"))
-        introduced, self._introduced = self._introduced, None
-        if introduced is not None:
-            introduced.errback(reason)
+        self._talk = None
+        self._drop(reason)
+        if talk.answer.called:
+            self._listener.stage_lost(reason)
         else:
-            self._listener.stage_lost(reason.getErrorMessage())
+            talk.answer.errback(self._no_stage(reason))
+
+    def _drop(self, reason: str) -> None:
+        self._protocols, self._processes, self._adoptable, self._early = {}, {}, {}, {}
+        fetching, self._fetching = self._fetching, deque()
+        for waiting in fetching:
+            if not waiting.called:
+                waiting.errback(self._no_stage(reason))
+
+    def _no_stage(self, problem: str) -> NoStage:
+        return NoStage(socket=self._socket_path, problem=problem)
 
 
-class _Wire(TwistedProtocol):
-    def __init__(self, backstage: Backstage) -> None:
-        self._backstage = backstage
-        self._frames = Frames(MOST_TO_PLAYER)
-
-    def dataReceived(self, data: bytes) -> None:
-        try:
-            for text, body in self._frames.feed(data):
-                self._backstage.heard(text, body)
-        except BadFrame:
-            assert self.transport is not None
-            self.transport.loseConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._backstage.lost(self, reason)
+def _finish(protocol: ProcessProtocol, how: Exception) -> None:
+    reason = Failure(how)
+    protocol.processExited(reason)
+    protocol.processEnded(reason)
 
 
-def _outcome(said: dict[str, Any], body: bytes) -> tuple[Outcome, bytes]:
-    """The outcome, and the bytes that belong to the next one."""
-    first = said["stdout"].get("inline") or 0
-    second = first + (said["stderr"].get("inline") or 0)
-    return Outcome(said, body[:first], body[first:second]), body[second:]
-
-
-def _standing(runs: Mapping[str, Mapping[str, Any]], body: bytes) -> Standing:
-    running: dict[int, int] = {}
+def _standing(said: _Stage, body: bytes) -> Standing:
+    """The answer to hello, with the short outputs given back to their outcomes; they come in the same order."""
+    running: dict[int, Running] = {}
     done: dict[int, Outcome] = {}
-    swept: set[int] = set()
-    for seq, run in runs.items():
-        if run["state"] == "running":
-            running[int(seq)] = run["started_at"]
-        elif run["state"] == "swept":
-            swept.add(int(seq))
+    swept = set()
+    at = 0
+    for seq, known in said.runs.items():
+        if known.outcome is not None:
+            size = _size(known.outcome.stdout) + _size(known.outcome.stderr) if known.outcome.inline else 0
+            done[seq] = msgspec.structs.replace(known.outcome, body=body[at : at + size])
+            at += size
+        elif known.state == "running":
+            running[seq] = Running(known.pid, known.started_at)
         else:
-            done[int(seq)], body = _outcome(run["outcome"], body)
-    return Standing(running, done, frozenset(swept))
+            swept.add(seq)
+    return Standing(said.pid, said.boot, said.version, running, done, frozenset(swept))
 
 
-async def start_stage(reactor: Any, chosen: PlayerSettings) -> None:
-    """Start a stage that outlives us; returns when it is ready. StageNotStarted says why not."""
-    os.makedirs(chosen.stage_dir, mode=0o700, exist_ok=True)
-    arguments = ["-I", "-S", "-X", "utf8", os.path.abspath(stage_program.__file__)]
-    arguments += ["--socket", chosen.stage, "--dir", chosen.stage_dir, "--scores", chosen.scores]
-    arguments += ["--score-user", chosen.score_user, "--log", os.path.join(chosen.stage_dir, "stage.log")]
-    arguments += ["--linger", str(LINGER), "--detach"]
-    _, err, status = await getProcessOutputAndValue(sys.executable, arguments, env={}, reactor=reactor)
-    if status:
-        raise StageNotStarted(problem=err.decode(errors="replace").strip()[-500:])
+def _size(kept: Kept) -> int:
+    return sum(length for _, length in kept.spans)
+
+
+def _stream(kept: Kept, data: bytes) -> Stream:
+    return Stream(kept.total, kept.sha256, kept.spans, data)
+
+
+# ---- starting a stage
+
+
+def stage_command(python: str, chosen: PlayerSettings, player_uid: int) -> list[str]:
+    """The command line of a stage that serves a player with these settings."""
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stage.py")
+    command = [python, "-I", "-S", "-X", "utf8", program, "--socket", chosen.stage, "--dir", chosen.stage_dir]
+    command += ["--scores", chosen.scores, "--player-uid", str(player_uid)]
+    return command + (["--score-user", chosen.score_user] if chosen.score_user else [])
+
+
+def start_stage(reactor: Any, chosen: PlayerSettings) -> "Deferred[None]":
+    """Start a stage that outlives us; fires when it answers, fails with :class:`StageNotStarted` and its complaint."""
+    command = stage_command(sys.executable, chosen, os.geteuid())
+    command += ["--log", os.path.join(chosen.stage_dir, "stage.log"), "--detach"]
+    launcher = _Launcher(reactor)
+    environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8"}
+    try:
+        reactor.spawnProcess(launcher, command[0], command, env=environment)
+    except OSError as problem:
+        return fail(StageNotStarted(problem=f"{command[0]}: {problem.strerror}"))
+    return launcher.ready
+
+
+class _Launcher(ProcessProtocol):
+    """The process that goes away when the stage is ready, or cannot be."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.ready: Deferred[None] = Deferred()
+        self._words = bytearray()
+        self._patience = reactor.callLater(START_TIMEOUT, self._give_up)
+
+    def errReceived(self, data: bytes) -> None:
+        self._words += data[:4096]
+
+    def processEnded(self, reason: Failure) -> None:
+        if self._patience.active():
+            self._patience.cancel()
+        if reason.check(ProcessDone):
+            self.ready.callback(None)
+        else:
+            words = self._words.decode(errors="replace").strip()
+            self.ready.errback(StageNotStarted(problem=words or reason.getErrorMessage()))
+
+    def _give_up(self) -> None:
+        assert self.transport is not None
+        self._words += b"it was not ready within %d seconds" % START_TIMEOUT
+        self.transport.signalProcess("KILL")

@@ -1,76 +1,103 @@
-"""The life of one run, as the player sees it: a ProcessProtocol whose process lives on the stage.
+"""The life of one run as its player sees it: what the stage says becomes a report, once.
 
-asked -> running -> ended, or asked -> ended when the stage refuses to start it. The outcome is the stage's record.
+    asked ----begun----> running ----over----> ended
+      '-----refused----> ended
+
+A run that is adopted after a restart begins at once. A lost stage ends nothing: the execution is dropped, and
+settling with the next stage makes another.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
-from msgspec import Struct
+from automat import TypeMachineBuilder
 from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from orchestra.model import JournalEntry, Report, Stream, Told
+from orchestra.errors import NotStarted
+from orchestra.model import JournalEntry, Report, Told
+from orchestra.player.backstage import Outcome, StageProcess
 
 
-class Outcome(Struct, frozen=True):
-    """What the stage recorded, with the few bytes that came with it."""
+class _Life(Protocol):
+    """What can happen to a run."""
 
-    fields: dict[str, Any]
-    stdout: bytes
-    stderr: bytes
-
-    def report(self, entry: JournalEntry) -> Report:
-        """What the conductor is told of ``entry``."""
-        said = self.fields
-        return Report(
-            seq=entry.seq,
-            job=entry.job,
-            task=entry.task,
-            attempt=entry.attempt,
-            told=Told(said["told"]),
-            reason=said.get("reason", ""),
-            rc=said.get("rc"),
-            signal=said.get("signal"),
-            started_at=said.get("started_at"),
-            ended_at=said.get("ended_at"),
-            digest=said.get("digest", ""),
-            response=said.get("response"),
-            stdout=_stream(said["stdout"], self.stdout),
-            stderr=_stream(said["stderr"], self.stderr),
-            notes=tuple(said.get("notes", ())),
-        )
+    def begun(self, at: int | None) -> None: ...
+    def refused(self, reason: str) -> None: ...
+    def over(self, outcome: Outcome) -> None: ...
 
 
-def _stream(said: dict[str, Any], data: bytes) -> Stream:
-    spans = tuple((offset, length) for offset, length in said["spans"])
-    return Stream(said["total"], said["sha256"], spans, data)
-
-
-class Execution(ProcessProtocol):
-    """Hears of one run, and tells its two listeners: when it is under way, and what became of it."""
+class _Tell:
+    """What is known of the run, and whom to tell."""
 
     def __init__(
         self,
         entry: JournalEntry,
-        started: Callable[[JournalEntry, int], object],
-        ended: Callable[[Report], object],
+        started: Callable[[JournalEntry, int], None],
+        ended: Callable[[Report], None],
     ) -> None:
         self.entry = entry
-        self._started = started
-        self._ended = ended
-        self.outcome: Outcome | None = None
+        self.started = started
+        self.ended = ended
 
-    def under_way(self, at: int) -> None:
-        """It was started, or found running, ``at`` milliseconds since 1970."""
-        self._started(self.entry, at)
 
-    def refused(self, reason: str) -> None:
-        """It was not started, and will not be."""
-        entry = self.entry
-        self._ended(Report(entry.seq, entry.job, entry.task, entry.attempt, Told.REFUSED, reason))
+_machine = TypeMachineBuilder(_Life, _Tell)
+_asked = _machine.state("asked")
+_running = _machine.state("running")
+_ended = _machine.state("ended")
+
+
+@_asked.upon(_Life.begun).to(_running)
+def _begin(life: _Life, tell: _Tell, at: int | None) -> None:
+    if at is not None:
+        tell.started(tell.entry, at)
+
+
+@_asked.upon(_Life.refused).to(_ended)
+def _refuse(life: _Life, tell: _Tell, reason: str) -> None:
+    tell.ended(Outcome(Told.REFUSED, reason).report(tell.entry))
+
+
+@_running.upon(_Life.over).to(_ended)
+def _report(life: _Life, tell: _Tell, outcome: Outcome) -> None:
+    tell.ended(outcome.report(tell.entry))
+
+
+_live = _machine.build()
+
+
+class Execution(ProcessProtocol):
+    """One run. ``started`` is told the wall time, at most once; ``ended`` gets the report, exactly once unless the
+    stage is lost before."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        entry: JournalEntry,
+        *,
+        started: Callable[[JournalEntry, int], None],
+        ended: Callable[[Report], None],
+    ) -> None:
+        self._entry = entry
+        self._life = _live(_Tell(entry, started, ended))
+        self._process: StageProcess | None = None
+
+    def makeConnection(self, transport: StageProcess) -> None:
+        """It runs on the stage."""
+        self._process = transport
+        self._life.begun(transport.started_at)
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """The stage worries about it."""
+        self.log.error(
+            "run {seq} of {score}: {words}", seq=self._entry.seq, score=self._entry.score, words=data.decode()
+        )
 
     def processEnded(self, reason: Failure) -> None:
-        """It is over, and its outcome is known."""
-        if self.outcome is not None:
-            self._ended(self.outcome.report(self.entry))
+        """It is over, or was never begun."""
+        if self._process is not None and self._process.outcome is not None:
+            self._life.over(self._process.outcome)
+        elif isinstance(reason.value, NotStarted):
+            self._life.refused(reason.value.sentence)
