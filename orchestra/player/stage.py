@@ -1,529 +1,754 @@
-"""The stage: the small process on which scores are performed. Run by file path, with the standard library only.
+"""The stage: the small process on which scores are performed; it outlives the player daemon.
 
-It starts scores, reads what they write, ends them in time, and keeps each outcome until the player has it. It outlives
-the player daemon, so that stopping or killing that neither ends a run nor loses its outcome. Where it runs as root it
-is the privilege wall: it takes the name of a score and parameters, never a path or a user, and reads both from disk.
-
-A run is started when ``runs/JOURNAL/SEQ`` is made, just before the fork; what has a directory is never started again.
-What :mod:`orchestra.player.frames` draws is spoken on the socket.
+Run by its path, ``python -I -S -X utf8 stage.py --socket PATH --dir DIR --scores DIR``; standard library only. It is
+the privilege wall: a player may name a score and its parameters and nothing else; as whom, where and how long it runs
+is read from disk here. What is said on the socket is in :mod:`orchestra.player.frames`.
 """
 
 import argparse
-import contextlib
 import errno
 import fcntl
-import heapq
 import json
 import os
-import selectors
-import shutil
+import re
 import signal
 import socket
 import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-if __name__ == "__main__":  # -I leaves the path to the standard library alone
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+if __name__ == "__main__":  # -I leaves our own directory out; behind the standard library nothing of it can be hidden
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from orchestra import parameters
-from orchestra.errors import EX_CONFIG, AlreadyRunning, OrchestraError, ScoreUserMissing, StageNotStarted, UnfitScore
-from orchestra.player import performance, scorefile, sweep
+from orchestra.errors import (
+    AlreadyRunning,
+    NotStarted,
+    OrchestraError,
+    ScoreUserMissing,
+    StageNotStarted,
+    UnfitScore,
+)
+from orchestra.parameters import environment, problem
 from orchestra.player.frames import MOST_TO_STAGE, VERSION, BadFrame, Frames, encode
-from orchestra.player.performance import Performance, Record, Refused, Request
+from orchestra.player.launch import Launched, identity, launch
+from orchestra.player.loop import READ, WRITE, Loop
+from orchestra.player.records import Done, RunDirectory, every_run, sync_group
+from orchestra.player.running import Ended, House, Run, refusal
+from orchestra.player.scorefile import ScoreFile, current, load
+from orchestra.player.sweep import (
+    MARK,
+    Leader,
+    Seen,
+    boot_id,
+    cgroup_of,
+    leftovers,
+    scan,
+    start_of,
+    strike,
+)
 
-LAZY: Final = 1.0  # seconds after which an outcome nobody has forgotten is synced
-UNKILLABLE: Final = 10.0
-SWEEP_PAUSE: Final = 0.1
-PIECE_MOST: Final = 1 << 18
-LOG_MOST: Final = 10 << 20
-Key = tuple[str, int]  # journal, seq
+SYNC_AFTER: Final = 1.0
+SWEEP_PATIENCE: Final = 10.0
+LOST: Final = "the stage that ran it died while it ran"
+
+_BETWEEN_SCANS: Final = 0.1
+_SCAN_KEEPS: Final = 0.02
+_MOST_STRANGERS: Final = 8
+_MOST_UNSENT: Final = 64 << 20
+_MOST_FETCHED: Final = 1 << 20
+_LOG_LIMIT: Final = 10 << 20
+_WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
+
+Message = dict[str, Any]
+Key = tuple[str, int]
+"""A run: its player's journal, its number there."""
 
 
-class Done:
-    """An outcome that the player has not told us to forget."""
+class Log:
+    """One line per event, to a file of bounded size or to stderr; a log that fails stops nothing."""
 
-    def __init__(self, fields: dict[str, Any], body: bytes) -> None:
-        self.fields = fields
-        self.body = body
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._handle = 2
+        self.reopen()
+
+    def say(self, words: str) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        words = words if words.isprintable() else ascii(words)
+        try:
+            os.write(self._handle, f"{now} stage: {words}\n".encode(errors="replace"))
+        except OSError:
+            pass
+
+    def reopen(self) -> None:
+        """Open the file anew (SIGHUP), and put it aside if it has grown large."""
+        if self._path is None:
+            return
+        if self._handle != 2:
+            os.close(self._handle)
+            self._handle = 2
+        if os.path.exists(self._path) and os.path.getsize(self._path) > _LOG_LIMIT:
+            os.replace(self._path, self._path + ".1")
+        self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+
+    def check_size(self) -> None:
+        try:
+            if self._path and os.fstat(self._handle).st_size > _LOG_LIMIT:
+                self.reopen()
+        except OSError as trouble:
+            self.say(f"the log cannot be put aside: {trouble.strerror}")
 
 
-class Guest:
-    """The player's connection."""
+class Nonsense(ValueError):
+    """The player said something that makes no sense."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.frames = Frames(MOST_TO_STAGE)
-        self.journal = ""
-        self.pending = bytearray()
+
+class Connection:
+    """A player's connection. It may ask for something once it has said hello."""
+
+    def __init__(self, stage: "Stage", sock: socket.socket) -> None:
+        self.journal: str | None = None
+        self.open = True
+        self._stage = stage
+        self._socket = sock
+        self._frames = Frames(MOST_TO_STAGE)
+        self._unsent = bytearray()
+        self._waits = False
+        stage.loop.watch(sock.fileno(), self._ready)
+
+    def send(self, message: Message, body: bytes = b"") -> None:
+        self._unsent += encode(message, body)
+
+    def flush(self) -> None:
+        """Send what was said in this turn."""
+        if not self.open or not self._unsent:
+            return
+        try:
+            del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError as trouble:
+            self.close(trouble.strerror or "gone")
+            return
+        if len(self._unsent) > _MOST_UNSENT:
+            self.close("it does not read what it asked for")
+        elif bool(self._unsent) != self._waits:
+            self._waits = not self._waits
+            self._stage.loop.change(self._socket.fileno(), READ | WRITE if self._waits else READ)
+
+    def close(self, why: str) -> None:
+        """End it. What was read from it and not acted upon is gone with it."""
+        if self.open:
+            self.open = False
+            self._stage.loop.unwatch(self._socket.fileno())
+            self._socket.close()
+            self._stage.left(self, why)
+
+    def _ready(self, events: int) -> None:
+        if events & ~WRITE:
+            self._receive()
+        self.flush()
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(65536)
+            if not data:
+                self.close("it went away")
+            for text, _ in self._frames.feed(data):
+                if self.open:
+                    self._stage.hear(self, _message(text))
+        except BlockingIOError:
+            return
+        except (BadFrame, Nonsense) as mistake:
+            self.close(f"it said something that makes no sense: {mistake}")
+        except ConnectionError as trouble:
+            self.close(trouble.strerror or "gone")
 
 
 class Stage:
-    """The loop: one thread, no waiting but in the selector."""
+    """Performs scores, one directory per run; everything it knows is in ``runs/`` or can be found by the mark."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, log: Log) -> None:
+        self.loop = Loop(self._after_turn)
         self._options = options
-        self._runs: dict[Key, Performance | Done | None] = {}  # None: had started, and nothing of it lives
-        self._by_pid: dict[int, Performance] = {}
-        self._scores: dict[str, scorefile.ScoreFile] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_count = 0
-        self._unsynced: list[Key] = []
-        self._guest: Guest | None = None
-        self._lonely_since = time.monotonic()
-        self._going = True
-        self._selector = selectors.DefaultSelector()
-        self._trusted = {0, os.geteuid(), options.player_uid}
+        self._log = log
+        self._boot = boot_id()
+        self._cgroup = cgroup_of(os.getpid())
+        self._trusted = {0, os.geteuid()} | ({options.player_uid} if options.player_uid is not None else set())
+        self._null = os.open(os.devnull, os.O_RDONLY)
+        self._house = House(self.loop, self._scan_since, self.reap, self._ended, self._alarm)
+        self._connections: list[Connection] = []
+        self._scores: dict[str, ScoreFile] = {}
+        self._running: dict[Key, Run] = {}
+        self._keys: dict[int, Key] = {}  # by pid
+        self._done: dict[Key, Done] = {}
+        self._unsynced: set[Key] = set()
+        self._unwritten: set[Key] = set()
+        self._sync_due = False
+        self._swept: set[Key] = set()
+        self._unswept: dict[Key, Leader | None] = {}
+        self._scanned: tuple[float, list[Seen]] = (float("-inf"), [])
+        self._stopping = False
+        self._hears: dict[str, Callable[[Connection, Message], None]] = {
+            "hello": self._hello,
+            "perform": self._perform,
+            "kill": self._kill,
+            "forget": self._forget,
+            "fetch": self._fetch,
+            "upgrade": self._upgrade,
+        }
 
-    # ---- before the first guest
+    # ---- starting and stopping
 
-    def prepare(self) -> None:
-        """Lock, sweep what a dead stage left running, read its outcomes, listen."""
-        os.makedirs(os.path.join(self._options.dir, "runs"), mode=0o700, exist_ok=True)
-        self._lock = os.open(os.path.join(self._options.dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise AlreadyRunning(what="stage", path=self._options.dir) from None
-        self._sweep()
-        self._listen()
+    def recover(self) -> None:
+        """Read what a stage before left in the directory, and kill what it left running."""
+        for key in every_run(self._options.dir):
+            if done := self._directory(key).done():
+                self._done[key] = done
+            else:
+                self._unswept[key] = self._directory(key).leader()
+        self._unsynced.update(self._done)
+        patience = time.monotonic() + SWEEP_PATIENCE
+        before, alive = set(self._unswept), self._sweep()
+        while before | alive and time.monotonic() < patience:
+            time.sleep(_BETWEEN_SCANS)
+            before, alive = alive, self._sweep()
+        self._settle_swept(before | alive)
 
-    def _sweep(self) -> None:
-        unfinished: dict[str, sweep.Leader | None] = {}
-        for journal in sorted(os.listdir(os.path.join(self._options.dir, "runs"))):
-            for name in os.listdir(os.path.join(self._options.dir, "runs", journal)):
-                if not name.isdigit():
-                    continue
-                directory = self._directory((journal, int(name)))
-                found = performance.read_record(directory)
-                self._runs[journal, int(name)] = Done(*found) if found else None
-                if found is None:
-                    unfinished[f"{journal}:{name}"] = _leader(directory)
-        clean = 0 if unfinished else 2
-        while clean < 2:
-            left = sweep.leftovers(sweep.scan(), unfinished)
-            for process in (process for processes in left.values() for process in processes):
-                sweep.strike(process, signal.SIGKILL)
-            clean = 0 if left else clean + 1
-            time.sleep(SWEEP_PAUSE)
-        for mark in unfinished:
-            say(f"run {mark} had started under a stage that died; nothing of it is left")
-
-    def _listen(self) -> None:
-        path = self._options.socket
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._door = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)
-        try:
-            self._door.bind(path)
-        except OSError as problem:
-            raise StageNotStarted(
-                problem=f"its socket {path} cannot be made: {os.strerror(problem.errno or 0)}"
-            ) from None
-        finally:
-            os.umask(before)
-        if os.geteuid() == 0 and self._options.player_uid:
-            os.chown(path, self._options.player_uid, -1)
-        self._door.listen(8)
-        self._door.setblocking(False)
-
-    # ---- the loop
-
-    def run(self) -> None:
-        """Until told to stop."""
-        wake, poke = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(poke)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        self._selector.register(wake, selectors.EVENT_READ, lambda: self._woken(wake))
-        self._selector.register(self._door, selectors.EVENT_READ, self._accept)
-        self._reap()
-        while self._going:
-            for key, _ in self._selector.select(self._patience()):
-                if key.fileobj in self._selector.get_map():
-                    key.data()
-            self._due()
-        self._sync_all()
+    def serve(self, listener: socket.socket) -> None:
+        self.loop.watch(listener.fileno(), lambda _: self._accept(listener))
+        self.loop.catch((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._caught)
+        self._plan_sync()
+        self._log.say(f"ready, {len(self._done)} outcomes kept, {len(self._swept) + len(self._unswept)} runs lost")
+        self.loop.run()
         os.unlink(self._options.socket)
 
-    def _patience(self) -> float | None:
-        linger = self._options.linger
-        waits = [self._timers[0][0]] if self._timers else []
-        if linger and self._guest is None and not self._by_pid:
-            waits.append(self._lonely_since + linger)
-        return max(0.0, min(waits) - time.monotonic()) if waits else None
-
-    def _due(self) -> None:
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
-        linger = self._options.linger
-        if linger and self._guest is None and not self._by_pid and now >= self._lonely_since + linger:
-            self._going = False
-
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        self._timer_count += 1
-        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timer_count, action))
-
-    def _woken(self, wake: int) -> None:
-        signals = os.read(wake, 4096)
-        if signal.SIGTERM in signals or signal.SIGINT in signals:
+    def _caught(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self.reap()
+        elif number == signal.SIGHUP:
+            self._log.reopen()
+        else:
             self._stop()
-        self._reap()
 
     def _stop(self) -> None:
-        """End what runs, then end: a stage that is stopped leaves nothing running and says so of each run."""
-        say("told to stop")
-        if not self._by_pid:
-            self._going = False
-        for run in list(self._by_pid.values()):
-            self._kill(run, "the stage was stopped")
-            self._after(run.score.rules.kill_grace / 1000 + UNKILLABLE, self._stop_now)
+        """End every run and then this process; outcomes stay on disk for the next stage."""
+        self._log.say(f"told to stop, {len(self._running)} runs are ended")
+        self._stopping = True
+        for run in list(self._running.values()):
+            run.kill("the stage was stopped")
 
-    def _stop_now(self) -> None:
-        self._going = False
+    def _after_turn(self) -> None:
+        for connection in list(self._connections):
+            connection.flush()
+        if self._stopping and not self._running:
+            self._sync()
+            self.loop.stop()
 
-    # ---- the player
+    # ---- connections
 
-    def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            connection, _ = self._door.accept()
-            uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-            if uid not in self._trusted:
-                connection.close()
-                say(f"user {uid} is not our player: turned away")
-                return
-            # what an older connection has sent and we have not started is void before this one is answered
-            self._leave()
-            connection.setblocking(False)
-            self._guest = Guest(connection)
-            self._selector.register(connection, selectors.EVENT_READ, self._hear)
-
-    def _leave(self) -> None:
-        guest, self._guest = self._guest, None
-        if guest is not None:
-            self._selector.unregister(guest.connection)
-            guest.connection.close()
-            self._lonely_since = time.monotonic()
-            self._sync_all()
-
-    def _hear(self) -> None:
-        guest = self._guest
-        if guest is None:
-            return
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            data = guest.connection.recv(1 << 18)
-        except BlockingIOError:
-            data = None
+            sock, _ = listener.accept()
         except OSError:
-            data = b""
-        if data == b"":
-            self._leave()
             return
-        self._flush(guest)
-        try:
-            for text, _ in guest.frames.feed(data or b""):
-                if self._guest is guest:
-                    self._obey(guest, json.loads(text))
-        except (BadFrame, ValueError, KeyError, TypeError) as problem:
-            say(f"the player said what cannot be understood ({type(problem).__name__}): its connection is closed")
-            self._leave()
+        sock.setblocking(False)
+        uid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        if uid not in self._trusted:
+            self._log.say(f"turned away uid {uid}, who is neither root nor the player's user")
+            sock.close()
+            return
+        strangers = [one for one in self._connections if one.journal is None]
+        if len(strangers) >= _MOST_STRANGERS:
+            strangers[0].close("it never said hello")
+        self._connections.append(Connection(self, sock))
 
-    def _obey(self, guest: Guest, message: dict[str, Any]) -> None:
-        kind = message["type"]
-        if kind == "hello":
-            guest.journal = _journal(message["journal"])
-            self._forget_others(guest.journal)
-            self._introduce(guest)
-        elif not guest.journal:
-            raise BadFrame("hello comes first")
-        elif kind == "perform":
-            self._perform(guest, message)
-        elif kind == "kill":
-            run = self._runs.get((guest.journal, int(message["seq"])))
-            if isinstance(run, Performance) and not run.killing:
-                self._kill(run, str(message["reason"]))
-        elif kind == "forget":
-            for seq in message["seqs"]:
-                self._forget((guest.journal, int(seq)))
-        elif kind == "fetch":
-            self._fetch(guest, message)
-        else:
-            raise BadFrame(f"unknown message {kind}")
+    def left(self, connection: Connection, why: str) -> None:
+        """A connection has ended."""
+        self._connections.remove(connection)
+        if connection.journal:
+            self._log.say(f"player disconnected: {why}")
 
-    def _introduce(self, guest: Guest) -> None:
-        runs: dict[str, dict[str, Any]] = {}
-        body = b""
-        for (journal, seq), run in sorted(self._runs.items(), key=lambda item: item[0]):
-            if journal != guest.journal:
-                continue
-            if isinstance(run, Performance):
+    def hear(self, connection: Connection, message: Message) -> None:
+        """A player said something."""
+        kind = _text(message.get("type"))
+        if kind not in self._hears or (connection.journal is None and kind != "hello"):
+            raise Nonsense(f"{kind[:40]!a}, here and now")
+        self._hears[kind](connection, message)
+
+    def _hello(self, connection: Connection, message: Message) -> None:
+        journal = _matching(_WORD, message.get("journal"))
+        for other in list(self._connections):
+            if other is not connection:
+                other.close("a newer connection takes over")
+        connection.journal = journal
+        runs: dict[str, Message] = {}
+        body = bytearray()
+        for (owner, seq), done in self._done.items():
+            if owner == journal:
+                runs[str(seq)] = {"state": "done", "outcome": done.outcome}
+                body += done.body
+        for (owner, seq), run in self._running.items():
+            if owner == journal:
                 runs[str(seq)] = {"state": "running", "pid": run.pid, "started_at": run.started_at}
-            elif run is None:
-                runs[str(seq)] = {"state": "swept"}
-            else:
-                runs[str(seq)] = {"state": "done", "outcome": run.fields}
-                body += run.body
-        about = {"type": "stage", "boot": sweep.boot_id(), "pid": os.getpid(), "version": VERSION, "runs": runs}
-        self._say(about, body)
+        runs |= {str(seq): {"state": "running"} for owner, seq in self._unswept if owner == journal}
+        runs |= {str(seq): {"state": "swept"} for owner, seq in self._swept if owner == journal}
+        answer = {"type": "stage", "boot": self._boot, "pid": os.getpid(), "version": VERSION, "runs": runs}
+        connection.send(answer, bytes(body))
+        self._log.say(f"player connected, journal {journal}, {len(runs)} runs known")
 
-    def _say(self, message: dict[str, Any], body: bytes = b"") -> None:
-        guest = self._guest
-        if guest is not None:
-            guest.pending += encode(message, body)
-            self._flush(guest)
+    def _tell(self, key: Key, message: Message, body: bytes = b"") -> None:
+        for connection in self._connections:
+            if connection.journal == key[0]:
+                connection.send({**message, "seq": key[1]}, body)
 
-    def _flush(self, guest: Guest) -> None:
+    def _listened_to(self, journal: str) -> bool:
+        return any(connection.journal == journal for connection in self._connections)
+
+    # ---- performing
+
+    def _perform(self, connection: Connection, message: Message) -> None:
+        key = _key(connection, message)
+        order = _order(message)
         try:
-            while guest.pending:
-                sent = guest.connection.send(guest.pending)
-                del guest.pending[:sent]
-        except BlockingIOError:
-            pass
-        except OSError:
-            if self._guest is guest:
-                self._leave()
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if guest.pending else 0)
-        if self._guest is guest:
-            self._selector.modify(guest.connection, events, self._hear)
-
-    # ---- runs
-
-    def _directory(self, key: Key) -> str:
-        return os.path.join(self._options.dir, "runs", key[0], str(key[1]))
-
-    def _perform(self, guest: Guest, message: dict[str, Any]) -> None:
-        params = {str(name): str(value) for name, value in message["params"].items()}
-        request = Request(
-            guest.journal,
-            int(message["seq"]),
-            int(message["job"]),
-            int(message["task"]),
-            int(message["attempt"]),
-            str(message["score"]),
-            params,
-            str(message["player"]),
-        )
-        key = (request.journal, request.seq)
-        directory = self._directory(key)
-        try:
-            os.makedirs(directory, mode=0o700)
+            self._directory(key).create()
         except FileExistsError:
-            say(f"run {request.mark} was asked for a second time; it is not started again")
+            connection.send({"type": "repeated", "seq": key[1]})
+            self._log.say(f"run {key[1]} was asked for again; it was begun before, nothing is started")
             return
-        except OSError as problem:
-            reason = f"the stage cannot write {self._options.dir}: {os.strerror(problem.errno or 0)}"
-            self._say({"type": "refused", "seq": request.seq, "reason": reason})
+        except OSError as trouble:
+            words = f"the stage cannot write to its directory: {trouble.strerror}"
+            self._tell(key, {"type": "refused", "reason": words})
+            self._log.say(f"run {key[1]} of {order['score']}: refused: {words}")
             return
         try:
-            score = self._fit(request, str(message.get("digest", "")))
-            run = Performance(request, score, directory)
-            run.start(self._options.score_user, _now())
-        except (Refused, UnfitScore) as problem:
-            self._keep(key, performance.refusal(request, str(problem), _now()))
-            self._say({"type": "refused", "seq": request.seq, "reason": str(problem)})
-            return
-        self._runs[key] = run
-        self._by_pid[run.pid] = run
-        for descriptor in run.pipes:
-            self._selector.register(descriptor, selectors.EVENT_READ, lambda d=descriptor: self._read(run, d))
-        limit = score.rules.timeout
-        self._after(limit / 1000, lambda: self._overdue(run, limit))
-        self._say({"type": "started", "seq": request.seq, "pid": run.pid, "at": run.started_at})
+            self._start(key, order)
+        except (NotStarted, UnfitScore) as refused:
+            self._refuse(key, order["score"], refused.sentence)
+        except OSError as trouble:
+            self._refuse(key, order["score"], f"score {order['score']} cannot be read: {trouble}")
 
-    def _fit(self, request: Request, digest: str) -> scorefile.ScoreFile:
-        problem = parameters.problem(request.params)
-        if problem:
-            raise Refused(problem)
-        known = self._scores.get(request.score)
-        if known is None:
-            known = scorefile.load(self._options.scores, request.score, self._trusted)
-        score = self._scores[request.score] = scorefile.current(known, self._options.scores, self._trusted)
-        if digest and digest != score.digest:
-            raise Refused(f"{score.path} is not the one that was asked for")
+    def _start(self, key: Key, order: Message) -> None:
+        score = self._fit_score(order)
+        who = identity(score.rules, self._options.score_user)
+        mark = _mark(key)
+        env = {MARK: mark, "PATH": score.rules.path, "LANG": "C.UTF-8", "HOME": who.home}
+        env |= environment(order["params"])
+        env |= {
+            "ORCHESTRA_JOB": str(order["job"]),
+            "ORCHESTRA_PLAYER": order["player"],
+            "ORCHESTRA_ATTEMPT": str(order["attempt"]),
+            "ORCHESTRA_SCORE": score.name,
+            "ORCHESTRA_DRY_RUN": "0",
+        }
+        process = launch(score, who, env, self._null)
+        self._keep_leader(key, process)
+        try:
+            run = Run(self._house, key[1], mark, score.rules, score.digest, process)
+        except OSError as trouble:  # it runs and cannot be watched: it is swept away, and lost
+            self._log.say(f"run {key[1]} of {score.name} cannot be watched: {trouble.strerror}")
+            self._unswept[key] = self._directory(key).leader()
+            self.loop.later(0, self._sweep_again)
+            return
+        self._running[key] = run
+        self._keys[run.pid] = key
+        self._tell(key, {"type": "started", "pid": run.pid, "at": run.started_at})
+        self._log.say(f"run {key[1]} of {score.name}: started, pid {run.pid}")
+
+    def _fit_score(self, order: Message) -> ScoreFile:
+        """The score as it is on disk now, and fit to be run with these parameters."""
+        if self._stopping:
+            raise NotStarted(reason="the stage is being stopped")
+        name = order["score"]
+        known = self._scores.pop(name, None)
+        if known:
+            score = current(known, self._options.scores, self._trusted)
+        else:
+            score = load(self._options.scores, name, self._trusted)
+        self._scores[name] = score
+        if order["digest"] and order["digest"] != score.digest:
+            reason = (
+                f"score {name} is not what was asked for: its digest is {score.digest[:12]}, not {order['digest'][:12]}"
+            )
+            raise NotStarted(reason=reason)
+        if wrong := problem(order["params"]):
+            raise NotStarted(reason=wrong)
         return score
 
-    def _read(self, run: Performance, descriptor: int) -> None:
-        if not run.read(descriptor):
-            self._selector.unregister(descriptor)
-            os.close(descriptor)
-            del run.pipes[descriptor]
+    def _keep_leader(self, key: Key, process: Launched) -> None:
+        leader = Leader(process.pid, start_of(process.pid), self._boot, self._cgroup)
+        try:
+            self._directory(key).write_leader(leader)
+        except OSError as trouble:  # the mark is enough to find it
+            self._log.say(f"run {key[1]}: its process is not recorded: {trouble.strerror}")
 
-    def _reap(self) -> None:
+    def _refuse(self, key: Key, score: str, reason: str) -> None:
+        self._keep(key, refusal(reason))
+        self._tell(key, {"type": "refused", "reason": reason})
+        self._log.say(f"run {key[1]} of {score}: refused: {reason}")
+
+    def _kill(self, connection: Connection, message: Message) -> None:
+        key, reason = _key(connection, message), _text(message.get("reason"))
+        self.reap()  # it may have ended by itself by now
+        if run := self._running.get(key):
+            run.kill(reason[:500])
+            self._log.say(f"run {key[1]}: being ended: {reason[:500]}")
+
+    # ---- ending
+
+    def reap(self) -> None:
+        """Take the exit of every child that has one."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if not pid:
                 return
-            run = self._by_pid.pop(pid, None)
-            if run is not None:
-                self._ended(run, status, int((usage.ru_utime + usage.ru_stime) * 1000))
+            if key := self._keys.pop(pid, None):
+                self._running[key].exited(status, usage)
 
-    def _ended(self, run: Performance, status: int, cpu_ms: int) -> None:
-        key = (run.request.journal, run.request.seq)
-        record = run.finish(status, cpu_ms, _now())
-        self._lonely_since = time.monotonic()
-        self._keep(key, record)
-        guest = self._guest
-        if guest is not None and guest.journal == key[0]:
-            self._say({"type": "ended", "seq": key[1], "outcome": record.fields}, record.body)
-        if not self._by_pid and any(timer[2] == self._stop_now for timer in self._timers):
-            self._going = False
+    def _ended(self, run: Run, ended: Ended) -> None:
+        journal, _, seq = run.mark.rpartition(":")
+        key = journal, int(seq)
+        del self._running[key]
+        self._keep_output(key, ended)
+        self._keep(key, ended.done)
+        outcome = ended.done.outcome
+        self._tell(key, {"type": "ended", "outcome": outcome}, ended.done.body)
+        how = f"signal {outcome['signal']}" if outcome["signal"] else f"exit status {outcome['rc']}"
+        self._log.say(f"run {run.seq}: {outcome['told']}, {how}, {outcome['ended_at'] - outcome['started_at']} ms")
 
-    def _keep(self, key: Key, record: Record) -> None:
+    def _keep_output(self, key: Key, ended: Ended) -> None:
+        """Long output is on disk before the outcome that speaks of it; where it cannot be, the outcome says so."""
         try:
-            record.write(self._directory(key))
-        except OSError as problem:
-            say(f"the outcome of run {key[0]}:{key[1]} could not be written: {os.strerror(problem.errno or 0)}")
-        self._runs[key] = Done(record.fields, record.body)
-        self._unsynced.append(key)
-        if self._guest is None:
-            self._sync_all()
-        elif len(self._unsynced) == 1:
-            self._after(LAZY, self._sync_all)
+            for stream, data in ended.long_output.items():
+                self._directory(key).write_output(stream, data)
+        except OSError as trouble:
+            outcome = ended.done.outcome
+            outcome["notes"].append(f"the output could not be kept: {trouble.strerror}")
+            outcome["stdout"]["spans"], outcome["stderr"]["spans"] = [], []
+            outcome["inline"] = True
 
-    def _sync_all(self) -> None:
-        waiting, self._unsynced = self._unsynced, []
-        for key in waiting:
-            if key in self._runs:
-                with contextlib.suppress(OSError):
-                    performance.sync(self._directory(key))
+    def _keep(self, key: Key, done: Done) -> None:
+        """Have it on disk, lazily: synced at once only if no daemon hears of it."""
+        self._done[key] = done
+        self._unwritten.add(key)
+        self._write(key)
+        self._unsynced.add(key)
+        if self._listened_to(key[0]):
+            self._plan_sync()
+        else:
+            self._sync()
 
-    def _overdue(self, run: Performance, limit: int) -> None:
-        if not run.over and not run.killing:
-            self._kill(run, f"it ran longer than its timeout of {_duration(limit)}")
+    def _write(self, key: Key) -> None:
+        try:
+            self._directory(key).write_done(self._done[key])
+            self._unwritten.discard(key)
+        except OSError as trouble:
+            self._log.say(f"run {key[1]}: its outcome is not on disk yet: {trouble.strerror}")
 
-    def _kill(self, run: Performance, reason: str) -> None:
-        run.killing = reason
-        run.signal(signal.SIGTERM)
-        self._after(run.score.rules.kill_grace / 1000, lambda: self._kill_hard(run))
+    def _plan_sync(self) -> None:
+        if self._unsynced and not self._sync_due:
+            self._sync_due = True
+            self.loop.later(SYNC_AFTER, self._sync_later)
 
-    def _kill_hard(self, run: Performance) -> None:
-        if not run.over:
-            run.signal(signal.SIGKILL)
-            self._after(UNKILLABLE, lambda: self._alarm(run))
+    def _sync_later(self) -> None:
+        self._sync_due = False
+        self._sync()
+        self._log.check_size()
 
-    def _alarm(self, run: Performance) -> None:
-        if not run.over:
-            say(f"run {run.request.mark} survives SIGKILL")
-            self._say({"type": "alarm", "seq": run.request.seq, "reason": "unkillable"})
+    def _sync(self) -> None:
+        """What nobody has taken over yet outlives a power failure from here on. A failed sync is not tried again."""
+        for key in list(self._unwritten):
+            self._write(key)
+        ready, self._unsynced = self._unsynced - self._unwritten, set(self._unwritten)
+        try:
+            sync_group(self._directory(key) for key in ready)
+        except OSError as trouble:
+            self._log.say(f"outcomes may not outlive a power failure: {trouble.strerror}")
+        self._plan_sync()
 
-    def _forget(self, key: Key) -> None:
-        run = self._runs.get(key)
-        if not isinstance(run, Performance):
-            self._runs.pop(key, None)
-            shutil.rmtree(self._directory(key), ignore_errors=True)
+    def _alarm(self, run: Run, reason: str) -> None:
+        journal, _, seq = run.mark.rpartition(":")
+        self._tell((journal, int(seq)), {"type": "alarm", "reason": reason})
+        self._log.say(f"run {run.seq}: {reason}")
 
-    def _forget_others(self, journal: str) -> None:
-        """Outcomes of a journal that is no more; nobody will ask for them."""
-        for key in [key for key in self._runs if key[0] != journal]:
-            self._forget(key)
+    # ---- what is kept
 
-    def _fetch(self, guest: Guest, message: dict[str, Any]) -> None:
-        seq, stream, offset = int(message["seq"]), int(message["stream"]), int(message["offset"])
-        size = min(int(message["size"]), PIECE_MOST)
-        run = self._runs.get((guest.journal, seq))
-        spans = run.fields["stdout" if stream == 1 else "stderr"]["spans"] if isinstance(run, Done) else []
-        data = b""
-        at = 0
-        for start, length in spans:
+    def _forget(self, connection: Connection, message: Message) -> None:
+        for seq in _list(message.get("seqs")):
+            key = connection.journal or "", _number(seq)
+            if key in self._running or key in self._unswept:
+                continue
+            known = self._done.pop(key, None) is not None or key in self._swept
+            for runs in (self._swept, self._unsynced, self._unwritten):
+                runs.discard(key)
+            if known:
+                self._directory(key).remove()
+
+    def _fetch(self, connection: Connection, message: Message) -> None:
+        key, stream, offset = (
+            _key(connection, message),
+            _number(message.get("stream")),
+            _number(message.get("offset"), 0),
+        )
+        size = min(_number(message.get("size")), _MOST_FETCHED)
+        done = self._done.get(key)
+        data = self._kept(key, done, stream, offset, size) if done else b""
+        answer = {"type": "piece", "seq": key[1], "stream": stream, "offset": offset, "gone": not data}
+        connection.send(answer, data)
+
+    def _kept(self, key: Key, done: Done, stream: int, offset: int, size: int) -> bytes:
+        """Kept bytes of a stream from its true ``offset`` on, at most to the end of that piece."""
+        streams = [done.outcome.get(name, {}).get("spans", []) for name in ("stdout", "stderr")]
+        position = 0
+        for start, length in streams[stream - 1] if stream in (1, 2) else []:
             if start <= offset < start + length:
-                path = os.path.join(self._directory((guest.journal, seq)), performance.OUTPUT_FILES[stream])
-                with contextlib.suppress(OSError), open(path, "rb") as file:
-                    file.seek(at + offset - start)
-                    data = file.read(min(size, start + length - offset))
-            at += length
-        self._say({"type": "piece", "seq": seq, "stream": stream, "offset": offset, "gone": not data}, data)
+                position, size = position + offset - start, min(size, start + length - offset)
+                if not done.outcome["inline"]:
+                    return self._directory(key).read_output(stream, position, size)
+                position += sum(length for _, length in streams[0]) if stream == 2 else 0
+                return done.body[position : position + size]
+            position += length
+        return b""
+
+    def _upgrade(self, connection: Connection, message: Message) -> None:
+        reason = "this stage cannot be replaced while it runs; stop it when it is idle and start the new one"
+        connection.send({"type": "upgraded", "version": VERSION, "reason": reason})
+
+    def _directory(self, key: Key) -> RunDirectory:
+        return RunDirectory(self._options.dir, *key)
+
+    # ---- sweeping
+
+    def _scan_since(self, since: float) -> list[Seen]:
+        """The processes of this machine; many runs that end together share one look."""
+        now = time.monotonic()
+        if self._scanned[0] < max(since, now - _SCAN_KEEPS):
+            self._scanned = now, scan()
+        return self._scanned[1]
+
+    def _sweep(self) -> set[Key]:
+        """Kill what lives of the unswept runs; those of which something did."""
+        runs = {_mark(key): leader for key, leader in self._unswept.items()}
+        found = leftovers(scan(), runs)
+        for mark, processes in found.items():
+            for process in processes:
+                strike(process, signal.SIGKILL)
+                self._log.say(f"killed process {process.pid}, left by run {mark.rpartition(':')[2]} of a dead stage")
+        return {key for key in self._unswept if _mark(key) in found}
+
+    def _settle_swept(self, alive: set[Key]) -> None:
+        """What is surely gone is lost; what cannot be killed is looked at again, and counts as running till then."""
+        for key in set(self._unswept) - alive:
+            del self._unswept[key]
+            self._swept.add(key)
+            self._tell(key, {"type": "ended", "outcome": {"told": "lost", "reason": LOST}})
+        for key in alive:
+            self._log.say(f"run {key[1]} of a dead stage cannot be killed; it is looked at again every second")
+        if alive:
+            self.loop.later(1.0, self._sweep_again)
+
+    def _sweep_again(self) -> None:
+        alive = self._sweep()
+        self.loop.later(_BETWEEN_SCANS, lambda: self._settle_swept(alive | self._sweep()))
 
 
-def _leader(directory: str) -> sweep.Leader | None:
+# ---- what a message may hold
+
+
+def _message(text: bytes) -> Message:
     try:
-        with open(os.path.join(directory, "leader")) as file:
-            return sweep.Leader(*json.load(file))
-    except (OSError, ValueError, TypeError):
-        return None
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Nonsense("no JSON") from None
+    if not isinstance(message, dict):
+        raise Nonsense("no JSON object")
+    return message
 
 
-def _journal(value: object) -> str:
-    text = str(value)
-    if not text.isalnum() or len(text) > 64:
-        raise BadFrame("a journal's id is letters and digits")
-    return text
+def _matching(pattern: re.Pattern[str], value: Any) -> str:
+    if not pattern.fullmatch(_text(value)):
+        raise Nonsense(f"{ascii(value)[:80]}, where a name belongs")
+    return str(value)
 
 
-def _duration(milliseconds: int) -> str:
-    seconds = milliseconds / 1000
-    return f"{seconds:g} s"
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Nonsense("no text, where one belongs")
+    return value
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise Nonsense("no list, where one belongs")
+    return value
 
 
-def say(sentence: str) -> None:
-    """One line in the log."""
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with contextlib.suppress(OSError):
-        if os.fstat(2).st_size > LOG_MOST and os.path.isfile("/proc/self/fd/2"):
-            os.ftruncate(2, 0)
-        os.write(2, f"{moment} [stage] {sentence}\n".encode("utf-8", "backslashreplace"))
+def _number(value: Any, least: int = 1) -> int:
+    if type(value) is not int or not least <= value < 1 << 62:
+        raise Nonsense("no such number can be meant")
+    return value
 
 
-def detach(log: str) -> None:
-    """Go on without the one who started us: a session of our own, no terminal, the log as our output."""
+def _key(connection: Connection, message: Message) -> Key:
+    return connection.journal or "", _number(message.get("seq"))
+
+
+def _mark(key: Key) -> str:
+    return f"{key[0]}:{key[1]}"
+
+
+def _order(message: Message) -> Message:
+    """The fields of a perform, each checked; what they mean is checked against the disk."""
+    params = message.get("params")
+    if not isinstance(params, dict):
+        raise Nonsense("no parameters")
+    return {
+        "job": _number(message.get("job")),
+        "task": _number(message.get("task"), 0),
+        "attempt": _number(message.get("attempt"), 0),
+        "score": _text(message.get("score")),
+        "player": _matching(_HOST, message.get("player")),
+        "digest": _text(message.get("digest") or ""),
+        "params": {key: _text(value) for key, value in params.items()},
+    }
+
+
+# ---- the process
+
+
+def _lock(directory: str) -> int:
+    """The lock of the directory. Close-on-exec: who holds it knows that every child of a dead stage has exec'ed."""
+    path = os.path.join(directory, "lock")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    patience = time.monotonic() + 1.0  # a child of a dead stage may be about to exec
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() > patience:
+                raise AlreadyRunning(what="stage", path=directory) from None
+            time.sleep(0.05)
+
+
+def _listen(path: str, owner: int | None) -> socket.socket:
+    """The socket, for root and the player's user only."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if _answers(path):
+            raise AlreadyRunning(what="stage", path=path)
+        if os.path.lexists(path):
+            os.unlink(path)
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        if owner is not None and os.geteuid() == 0:
+            os.chown(path, owner, -1)
+        listener.listen(16)
+    except OSError as trouble:
+        raise StageNotStarted(problem=f"its socket {path} cannot be made: {trouble.strerror or trouble}") from None
+    return listener
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(path) in (0, errno.EAGAIN)
+
+
+def _open_stage(options: argparse.Namespace) -> tuple[Stage, socket.socket]:
+    """A stage that is ready to serve, alone in its directory."""
+    if os.geteuid() == 0 and not options.score_user:
+        raise ScoreUserMissing()
+    os.umask(0o077)
+    try:
+        os.makedirs(os.path.join(options.dir, "runs"), exist_ok=True)
+        options.lock = _lock(options.dir)
+        log = Log(options.log)
+    except OSError as trouble:
+        raise StageNotStarted(problem=f"{trouble.filename}: {trouble.strerror}") from None
+    _plain_signals()
+    os.chdir("/")
+    stage = Stage(options, log)
+    stage.recover()
+    return stage, _listen(options.socket, options.player_uid)
+
+
+def _plain_signals() -> None:
+    """Undo what a shell or nohup may have set; scores would inherit it."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _detach(options: argparse.Namespace) -> int:
+    """Go on as nobody's child; the process that was started returns when the stage is ready, or with its complaint."""
+    inlet, outlet = os.pipe()
+    if os.fork():
+        os.close(outlet)
+        with open(inlet, encoding="utf-8") as verdict:
+            status, _, words = verdict.read().partition(" ")
+        if words:
+            print(words, file=sys.stderr)
+        return int(status) if status else os.EX_SOFTWARE
+    os.close(inlet)
+    os.setsid()
     if os.fork():
         os._exit(0)
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else null
-    for target, source in ((0, null), (1, out), (2, out)):
-        os.dup2(source, target)
+    _serve_detached(options, outlet)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="stage", description="Performs the scores of an Orchestra player.")
-    parser.add_argument("--socket", required=True, help="where the player finds us")
-    parser.add_argument("--dir", required=True, help="where outcomes are kept")
-    parser.add_argument("--scores", required=True, help="the directory of the scores")
-    parser.add_argument("--score-user", default="", help="the user scores run as; required where the stage is root")
-    parser.add_argument("--player-uid", type=int, default=os.geteuid(), help="the user the player runs as")
-    parser.add_argument("--log", default="", help="with --detach: the log file")
-    parser.add_argument("--linger", type=float, default=0.0, help="end after so many seconds alone and idle; 0: never")
-    parser.add_argument("--detach", action="store_true", help="go into the background when ready")
-    parser.add_argument("--check", action="store_true", help="say that all is in place, and start nothing")
-    return parser.parse_args(arguments)
+def _serve_detached(options: argparse.Namespace, outlet: int) -> NoReturn:
+    status = 0
+    try:
+        stage, listener = _open_stage(options)
+        null = os.open(os.devnull, os.O_RDWR)
+        for handle in (0, 1, 2):
+            os.dup2(null, handle)
+        os.write(outlet, b"0 ")
+        os.close(outlet)
+        stage.serve(listener)
+    except OrchestraError as wrong:
+        status = wrong.status
+        os.write(outlet, f"{status} {wrong.sentence}".encode())
+    finally:
+        os._exit(status)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="stage", description="The stage on which a player's scores are performed.")
+    parser.add_argument("--check", action="store_true", help="only see whether this program loads")
+    parser.add_argument("--socket", type=os.path.abspath, help="where the player finds it")
+    parser.add_argument("--dir", type=os.path.abspath, help="where it keeps what it knows about runs")
+    parser.add_argument("--scores", type=os.path.abspath, help="the directory of the scores")
+    parser.add_argument("--score-user", help="as whom scores run that name no user; needed if this runs as root")
+    parser.add_argument("--player-uid", type=int, help="the player's user, who may ask for scores beside root")
+    parser.add_argument("--log", type=os.path.abspath, help="a log file; stderr without")
+    parser.add_argument("--detach", action="store_true", help="go on in the background once it is ready")
+    options = parser.parse_args(arguments)
+    if not options.check and not (options.socket and options.dir and options.scores):
+        parser.error("--socket, --dir and --scores are needed")
+    return options
 
 
 def main(arguments: list[str]) -> int:
-    """Run a stage; the exit status is 78 for what its operator has to mend."""
-    options = parse(arguments)
-    try:
-        if os.geteuid() == 0 and not options.score_user:
-            raise ScoreUserMissing
-        if options.check:
-            print(f"stage {VERSION} ok")
-            return 0
-        stage = Stage(options)
-        stage.prepare()
-    except OrchestraError as problem:
-        print(problem.sentence, file=sys.stderr)
-        return EX_CONFIG
-    except OSError as problem:
-        reason = os.strerror(problem.errno or errno.EIO)
-        print(f"The stage cannot use {problem.filename or options.dir}: {reason}.", file=sys.stderr)
-        return EX_CONFIG
+    options = _options(arguments)
+    if options.check:
+        print("ok")
+        return 0
     if options.detach:
-        detach(options.log)
-    say("ready")
-    stage.run()
-    say("stopped")
+        return _detach(options)
+    try:
+        stage, listener = _open_stage(options)
+    except OrchestraError as wrong:
+        print(wrong.sentence, file=sys.stderr)
+        return wrong.status
+    stage.serve(listener)
     return 0
 
 
