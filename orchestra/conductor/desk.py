@@ -36,8 +36,8 @@ from orchestra.model import (
     Wait,
 )
 from orchestra.store import statements
-from orchestra.store.values import PlayerRow
 from orchestra.store.saver import Loader
+from orchestra.store.values import PlayerRow
 
 HOUR: Final = 3_600_000
 GIVE_UP_UNKNOWN: Final = HOUR + 10_000  # the default timeout and grace of a score nobody has told us of

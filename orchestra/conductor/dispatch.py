@@ -33,8 +33,8 @@ from orchestra.model import (
     Welcome,
 )
 from orchestra.store import statements
-from orchestra.store.values import Cancelled, Claimed, ClaimAsk, Freed, Greeting, Submitted, Swept
 from orchestra.store.saver import Saver
+from orchestra.store.values import Cancelled, ClaimAsk, Claimed, Freed, Greeting, Submitted, Swept
 from orchestra.wire import commands
 
 RETRY: Final = 1.0  # seconds until a claim that could not be saved is tried again

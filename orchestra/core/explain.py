@@ -66,4 +66,3 @@ def why_unfinished(task: TaskView, player: Presence | None, started_at: int | No
         seen = f"offline since {moment(player.since)}" if player.since is not None else "offline"
         doing += f"; {player.name} is {seen}: its outcome is told when it is back"
     return doing
-

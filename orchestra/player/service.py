@@ -87,7 +87,6 @@ class Player(Service):
         self._line: Line | None = None
         self._unsaved = 0
         self._waiting_for_stage: list[JournalEntry] = []
-        self._found_running: dict[int, int] = {}  # on the stage, when we came: seq -> started_at
         self._lasting: dict[int, Started] = {}  # runs under way that the conductor was not told of yet
         self._loops: list[LoopingCall] = []
         self._stopping = False
@@ -167,7 +166,7 @@ class Player(Service):
 
     def _do(self, steps: Steps) -> None:
         for entry in steps.adopt:
-            self._backstage.adopt(entry.seq, self._execution(entry), self._found_running[entry.seq])
+            self._backstage.adopt(entry.seq, self._execution(entry))
         for entry in steps.start:
             self._start(entry)
         for seq in steps.kill:
@@ -203,7 +202,6 @@ class Player(Service):
         self._connector.start()
 
     def _there(self, standing: Standing) -> dict[int, Report | None]:
-        self._found_running = dict(standing.running)
         there: dict[int, Report | None] = dict.fromkeys(standing.running)
         for seq, outcome in standing.done.items():
             entry = self._worklist.entries.get(seq)
@@ -273,7 +271,8 @@ class Player(Service):
         free = shutil.disk_usage(self._journal.directory).free
         if free >= LEAST_FREE:
             return ""
-        return f"the disk of {self._journal.directory} has only {free >> 20} MB free; it takes work again from {LEAST_FREE >> 20} MB on"
+        directory, least = self._journal.directory, LEAST_FREE >> 20
+        return f"the disk of {directory} has only {free >> 20} MB free; it takes work again from {least} MB on"
 
     async def welcomed(self, line: Line, welcome: Welcome) -> None:
         """Settle what is open; then report, announce, and start what waits."""
