@@ -218,6 +218,13 @@ class Unanswered(OrchestraError):
     status = EX_TEMPFAIL
 
 
+class NoPlayer(OrchestraError):
+    """No player answers at {socket}: {problem}. Is it running? 'systemctl status orchestra-player' or its log
+    file tells."""
+
+    status = EX_UNAVAILABLE
+
+
 class Unreadable(OrchestraError):
     """The conductor's answer to {what} cannot be read, {problem}; conductor and command are of different releases."""
 

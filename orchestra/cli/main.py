@@ -1,0 +1,117 @@
+"""The three commands: ``orchestra``, ``submitjob`` and ``getstatus``. What goes wrong is one sentence on stderr."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import click
+
+from orchestra import __version__
+from orchestra.cli.printing import pipe_closed, safe, tell
+from orchestra.cli.session import SETTINGS
+from orchestra.errors import EX_SOFTWARE, EX_USAGE, OrchestraError
+
+INTERRUPTED: Final = 130  # as a shell says it
+PIPE_CLOSED: Final = 141
+
+
+class Mounted(NamedTuple):
+    """A subcommand: where it is, so that only the one that is used is imported, and its line in the help."""
+
+    place: str
+    summary: str
+
+
+COMMANDS: Final = {
+    "submit": Mounted("orchestra.cli.submit:submit", "Ask for a score to be run on hosts; submitjob is this."),
+    "status": Mounted("orchestra.cli.status:status", "Everything known of a job, or recent jobs; getstatus is this."),
+    "wait": Mounted("orchestra.cli.waiting:wait", "Wait until a job has ended."),
+    "cancel": Mounted("orchestra.cli.operate:cancel", "Cancel a job, or its part on some hosts."),
+    "jobs": Mounted("orchestra.cli.status:jobs", "List jobs, newest first."),
+    "players": Mounted("orchestra.cli.operate:players", "List players: who is there, who is not."),
+    "scores": Mounted("orchestra.cli.operate:scores", "List the scores that players have."),
+    "about": Mounted("orchestra.cli.operate:about", "The conductor in a few numbers."),
+    "reload": Mounted("orchestra.cli.operate:reload", "Have a daemon read its files again; say what changed."),
+    "check": Mounted("orchestra.cli.check:check", "Check a daemon's configuration without starting it."),
+    "ca": Mounted("orchestra.cli.ca:ca", "Our own certificate authority."),
+    "demo": Mounted("orchestra.cli.demo:demo", "See a conductor and three players at work on this machine."),
+}
+
+
+def load(place: str) -> click.Command:
+    """The command at ``package.module:name``."""
+    module, _, name = place.partition(":")
+    found: click.Command = getattr(importlib.import_module(module), name)
+    return found
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return load(COMMANDS[cmd_name].place) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, mounted.summary) for name, mounted in COMMANDS.items()])
+
+
+@click.group("orchestra", cls=Lazy, context_settings=SETTINGS, invoke_without_command=True)
+@click.version_option(__version__)
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Get things run on a fleet, safely: named, vetted scores on named hosts, and a true answer per host."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status; nothing but a sentence is said of what goes wrong."""
+    try:
+        result: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except OrchestraError as error:
+        tell(f"{name}: {safe(error.sentence)}")
+        return error.status
+    except click.ClickException as error:
+        tell(f"{name}: {_usage(error)}")
+        return EX_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        tell(f"{name}: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        pipe_closed()
+        return PIPE_CLOSED
+    except Exception as error:  # the door: one sentence, and the traceback for those who ask
+        if os.environ.get("ORCHESTRA_DEBUG"):
+            raise
+        what = f"{type(error).__name__}: {safe(str(error))}"
+        tell(f"{name}: this is a bug in Orchestra ({what}); ORCHESTRA_DEBUG=1 shows where")
+        return EX_SOFTWARE
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f" ('{context.command_path} --help' explains)" if context else ""
+    return safe(error.format_message()) + hint
+
+
+def orchestra() -> None:
+    """The ``orchestra`` command."""
+    sys.exit(run(group, "orchestra"))
+
+
+def submitjob() -> None:
+    """The ``submitjob`` command."""
+    sys.exit(run(load(COMMANDS["submit"].place), "submitjob"))
+
+
+def getstatus() -> None:
+    """The ``getstatus`` command."""
+    sys.exit(run(load(COMMANDS["status"].place), "getstatus"))

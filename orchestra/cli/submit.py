@@ -1,0 +1,221 @@
+"""``submitjob``: ask for work."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import click
+
+from orchestra import config as conf
+from orchestra import parameters
+from orchestra.cli.printing import print_json, safe, say, tell
+from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.waiting import Outlook, seconds
+from orchestra.errors import UsageError
+from orchestra.model import Ask, Receipt, Scope
+
+MAX_INPUT: Final = 16 << 20
+
+
+class Words(NamedTuple):
+    """The positional words, told apart."""
+
+    score: str
+    targets: tuple[str, ...]
+    params: dict[str, str]
+
+
+def told_apart(words: Sequence[str], command: str = "submitjob") -> Words:
+    """SCORE TARGET… [KEY=VALUE…]: whatever has a ``=`` is a parameter, wherever it stands."""
+    if "!" in words:
+        raise UsageError(problem=_in_todays_words(words, command))
+    plain = [word for word in words if "=" not in word]
+    if not plain:
+        raise UsageError(problem=f"name a score: {command} SCORE TARGET… [KEY=VALUE…]")
+    return Words(plain[0], tuple(plain[1:]), pairs(word for word in words if "=" in word))
+
+
+def _in_todays_words(words: Sequence[str], command: str) -> str:
+    cut = words.index("!")
+    before, rest = list(words[:cut]), list(words[cut + 1 :])
+    if len(rest) % 2:
+        return f"the form with '!' is gone, and here '{rest[-1]}' has no value; write KEY=VALUE after the hosts"
+    scope = ["--all"] if len(set(before[1:])) > 1 else []
+    params = [f"{key}={value}" for key, value in zip(rest[::2], rest[1::2], strict=True)]
+    request = shlex.join([command, *scope, *before, *params])
+    return f"the form with '!' is gone; write: {request}" + (" (or --one)" if scope else "")
+
+
+def pairs(items: Iterable[str]) -> dict[str, str]:
+    """``KEY=VALUE`` items, split at the first ``=``; a key that comes twice is refused."""
+    found: dict[str, str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(problem=f"expected KEY=VALUE, not '{item[:80]}'")
+        if key in found:
+            raise UsageError(problem=f"the parameter '{key[:80]}' is given twice")
+        found[key] = value
+    return found
+
+
+def params_in(text: str) -> dict[str, str]:
+    """Parameters in a file: ``KEY=VALUE`` lines with ``#`` comments, or one JSON object of strings."""
+    if text.lstrip().startswith("{"):
+        return _json_params(text)
+    lines = (line.rstrip("\r") for line in text.split("\n"))
+    return pairs(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def _json_params(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise UsageError(problem=f"--params: this is not JSON: {problem}") from None
+    if not all(isinstance(value, str) for value in found.values()):
+        raise UsageError(problem="--params: every value of the JSON object must be a string")
+    return dict(found)
+
+
+def targets_in(text: str) -> tuple[str, ...]:
+    """Host names in a file, separated by blanks or line ends; ``#`` begins a comment."""
+    return tuple(word for line in text.splitlines() for word in line.partition("#")[0].split())
+
+
+def read(name: str, option: str) -> str:
+    """The text of a file, or of stdin for ``-``."""
+    try:
+        if name == "-":
+            raw = sys.stdin.buffer.read(MAX_INPUT + 1)
+        else:
+            with open(name, "rb") as file:
+                raw = file.read(MAX_INPUT + 1)
+    except OSError as problem:
+        raise UsageError(problem=f"{option}: {name} cannot be read: {problem.strerror}") from None
+    if len(raw) > MAX_INPUT:
+        raise UsageError(problem=f"{option}: {name} is larger than 16 MiB")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise UsageError(problem=f"{option}: {name} is not UTF-8 text") from None
+
+
+def scope_of(targets: Sequence[str], all_of: bool, one_of: bool) -> Scope:
+    """All or one; for more than one target it must be said which."""
+    if all_of and one_of:
+        raise UsageError(problem="--all and --one exclude each other")
+    different = len({target.lower().removesuffix(".") for target in targets})
+    if different > 1 and not (all_of or one_of):
+        raise UsageError(problem=f"{different} targets: say --all to run it on every one, or --one for any one of them")
+    return Scope.ONE if one_of else Scope.ALL
+
+
+def expiry(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """The option ``--expire`` in seconds; 0 is never."""
+    if value is None:
+        return None
+    try:
+        milliseconds = conf.duration_or_never(value)
+    except ValueError as problem:
+        raise click.BadParameter(f"{problem}, or never; not '{value}'", ctx, param) from None
+    if milliseconds == 0:
+        raise click.BadParameter("expected a duration longer than 0, or never", ctx, param)
+    return 0.0 if milliseconds is None else milliseconds / 1000
+
+
+class Request(NamedTuple):
+    """What the options say beside the words."""
+
+    all_of: bool
+    one_of: bool
+    targets_from: str | None
+    params_from: str | None
+    expire: float | None
+    request_key: str | None
+    priority: int
+
+
+def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -> Ask:
+    """The request that a command line means, or a sentence that says what is wrong with it."""
+    if request.targets_from == "-" == request.params_from:
+        raise UsageError(problem="--targets-from and --params cannot both read stdin")
+    said = told_apart(words, command)
+    from_file = targets_in(read(request.targets_from, "--targets-from")) if request.targets_from else ()
+    more = params_in(read(request.params_from, "--params")) if request.params_from else {}
+    for key in more.keys() & said.params.keys():
+        raise UsageError(problem=f"the parameter '{key[:80]}' is given twice, here and in {request.params_from}")
+    targets, params = said.targets + from_file, more | said.params
+    if not targets:
+        raise UsageError(problem=f"no target: name at least one host after '{said.score}'")
+    if wrong := parameters.problem(params):
+        raise UsageError(problem=wrong)
+    return Ask(
+        score=said.score,
+        targets=targets,
+        scope=scope_of(targets, request.all_of, request.one_of),
+        params=params,
+        expire=request.expire,
+        request_key=request.request_key,
+        priority=request.priority,
+    )
+
+
+def _accepted(receipt: Receipt) -> None:
+    if not receipt.created:
+        tell(f"job {receipt.job} was made by this request key before; nothing new was asked for")
+    for warning in receipt.warnings:
+        tell(f"warning: {safe(warning)}")
+    for wait in receipt.waits:
+        why = wait.why if wait.why.startswith("waits") else f"waits: {wait.why}"
+        tell(f"{safe(wait.player)} {safe(why)}")
+    if receipt.waiting > len(receipt.waits):
+        tell(f"and {receipt.waiting - len(receipt.waits)} more hosts wait")
+
+
+@click.command("submit", context_settings=SETTINGS)
+@click.argument("words", nargs=-1, metavar="SCORE TARGET… [KEY=VALUE…]")
+@click.option("--all", "all_of", is_flag=True, help="Run it on all of the targets.")
+@click.option("--one", "one_of", is_flag=True, help="Run it on one of the targets, whichever is there.")
+@click.option("--targets-from", metavar="FILE|-", help="More targets, from a file or stdin.")
+@click.option("--params", "params_from", metavar="FILE|-", help="More parameters: KEY=VALUE lines, or a JSON object.")
+@click.option("--expire", callback=expiry, metavar="TIME|never", help="What has not started by then never will.")
+@click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
+@click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
+@click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
+@click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
+@as_json
+@reaching
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    /,
+    words: tuple[str, ...],
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+    socket: str | None,
+    config: str,
+    **options: Any,
+) -> int:
+    """Ask for SCORE to be run on the TARGETs, with parameters, and print the id of the job.
+
+    Whatever has a '=' is a parameter. More than one target needs --all or --one.
+
+    Exit status: 0 accepted, or with --wait all ok; with --wait otherwise 11 something is lost, 10 failed or killed,
+    12 never ran; 13 gave up waiting. 64 usage, 69 no conductor, 70 a bug of ours, 75 try again, 77 denied.
+    """
+    ask = ask_of(words, Request(**options), ctx.command_path)
+    if timeout is not None and not wait:
+        raise UsageError(problem="--timeout goes with --wait")
+    path = conductor_socket(socket, config)
+    if wait:
+        return Outlook(ctx.command_path, as_json, timeout).perform(path, ask, _accepted)
+    receipt = talk(path, lambda conductor: conductor.submit(ask))
+    _accepted(receipt)
+    if as_json:
+        print_json(receipt)
+    else:
+        say(str(receipt.job))
+    return 0
