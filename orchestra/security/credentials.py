@@ -115,7 +115,7 @@ def load(certificate: str, key: str, ca: str, crl: str | None, role: Role) -> Cr
     """Read and check one set of credentials, or raise a :class:`~orchestra.errors.BadCredentials` that names the
     file, the configuration key (``certificate``, ``key``, ``ca``, ``crl``) and the remedy."""
     sources = [_read("certificate", certificate), _read("key", key), _read("ca", ca)]
-    sources += [_read("crl", crl)] if crl is not None else []
+    sources += [_read("crl", crl)] if crl else []
     own, secret, trusted, *lists = sources
     certificates = _certificates(own)
     crls = _crls(lists[0]) if lists else None

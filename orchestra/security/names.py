@@ -1,43 +1,23 @@
-"""Who somebody is: the names in a verified certificate, and what a host name looks like.
+"""Who somebody is: the names in a verified certificate.
 
 Pure: it reads certificates that somebody else has verified, and opens nothing. Only dNSName entries of the subject
 alternative name count; a common name is decoration, a wildcard is nobody.
 """
 
-import re
 from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
+from orchestra.config import host_name
 from orchestra.errors import WrongCertificate
 
 Kind = TypeVar("Kind", bound=x509.ExtensionType)
-
-# Underscores are no part of RFC 1123, but existing authorities (Puppet's) issue certificates for such nodes.
-_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-MAX_NAME: Final = 253
 
 _USAGE: Final = {
     Usage.CLIENT_AUTH: "clientAuth ('TLS Web Client Authentication')",
     Usage.SERVER_AUTH: "serverAuth ('TLS Web Server Authentication')",
 }
-
-
-def host_name(text: str, default_domain: str = "") -> str:
-    """``text`` as the lower-case host name it means; a name without a dot is completed with ``default_domain``."""
-    name = text.strip().lower()
-    if name and "." not in name and default_domain:
-        name = f"{name}.{default_domain.lower().strip('.')}"
-    if not is_host_name(name):
-        raise ValueError("expected a host name such as web01.example.net")
-    return name
-
-
-def is_host_name(name: str) -> bool:
-    """Whether ``name`` is a lower-case host name; an address is none."""
-    labels = name.split(".")
-    return len(name) <= MAX_NAME and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
 
 
 def player_name(certificate: x509.Certificate) -> str:
@@ -84,9 +64,16 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     for name in names:
         if "*" in name:
             raise _wrong(certificate, f"'{name}' is a wildcard; issue one for a full host name")
-        if not is_host_name(name):
+        if not _is_host_name(name):
             raise _wrong(certificate, f"'{name}' is not a lower-case host name; issue one for such a name")
     return tuple(dict.fromkeys(names))
+
+
+def _is_host_name(name: str) -> bool:
+    try:
+        return host_name(name) == name
+    except ValueError:
+        return False
 
 
 def _dns_names(certificate: x509.Certificate) -> list[str]:
