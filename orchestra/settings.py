@@ -7,11 +7,12 @@ Durations are integer milliseconds, sizes are bytes.
 
 import ipaddress
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import Any, Final, NamedTuple
 
 from orchestra.config import (
+    Entry,
     Key,
     Parsed,
     choice,
@@ -27,11 +28,12 @@ from orchestra.config import (
     words,
     yes_no,
 )
-from orchestra.errors import LineProblem
+from orchestra.errors import ConfigError, LineProblem, OrchestraError
 from orchestra.model import DEFAULT_PORT
 
 CONFIG_DIR: Final = "/etc/orchestra"
 MAX_PLAYERS_FILE: Final = 16 << 20
+MAX_PROBLEMS: Final = 100  # more than a reader mends at once
 MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes, the last one NUL (unix(7))
 
 
@@ -336,6 +338,31 @@ def _read(config_dir: str, name: str, keys: Sequence[Key], overrides: Mapping[st
     parsed = parse(file, untitled.entries, keys, overrides)
     located = {key.name: _located(parsed, key, config) for key in keys if key.parse in _PATHS}
     return {"config": config, **parsed.values, **located}
+
+
+def problems(config_dir: str, name: str, keys: Sequence[Key]) -> tuple[OrchestraError, ...]:
+    """Everything that is wrong with the keys in ``config_dir/name``, not only the first thing."""
+    file = os.path.join(os.path.abspath(config_dir), name)
+    try:
+        wrong = tuple(_problems(file, sections(file, read_text(file))[0].entries, keys))
+        if not wrong:
+            _read(config_dir, name, keys, None)
+        return wrong
+    except OrchestraError as problem:
+        return (problem,)
+
+
+def _problems(file: str, entries: Sequence[Entry], keys: Sequence[Key]) -> Iterator[ConfigError]:
+    """Each problem that the parser finds when the keys it complained of before are left out."""
+    for _ in range(MAX_PROBLEMS):
+        try:
+            parse(file, entries, keys)
+            return
+        except ConfigError as problem:
+            yield problem
+            bad = problem.fields["key"]
+        entries = [entry for entry in entries if entry.key != bad]
+        keys = [key for key in keys if key.name != bad]
 
 
 def _located(parsed: Parsed, key: Key, config: str) -> str:

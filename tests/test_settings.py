@@ -91,6 +91,20 @@ def test_a_socket_path_the_kernel_would_refuse_is_refused_here(conf: Path) -> No
     assert sentence.startswith("command line: audience: the kernel allows a socket path of 107 bytes")
 
 
+def test_everything_that_is_wrong_is_said_at_once(conf: Path) -> None:
+    """In the order of the file's complaints, each key once; a file that is right has no problems."""
+    (conf / "player.conf").write_text("slot = 4\nbeat = 0\nslots = 1\nslots = x\n")
+    wrong = [problem.sentence.partition(": ")[2] for problem in settings.problems(str(conf), "player.conf", PLAYER)]
+    assert [sentence.partition(":")[0] for sentence in wrong] == ["slot", "slots", "conductors", "beat"]
+    assert settings.problems(str(conf), "conductor.conf", CONDUCTOR) == ()
+    (conf / "conductor.conf").write_text("audience = " + "x" * 200)
+    (wrong_length,) = settings.problems(str(conf), "conductor.conf", CONDUCTOR)
+    assert "the kernel allows" in wrong_length.sentence
+    (conf / "conductor.conf").write_text("a word")
+    (no_syntax,) = settings.problems(str(conf), "conductor.conf", CONDUCTOR)
+    assert "expected 'key = value'" in no_syntax.sentence
+
+
 def test_never_must_be_written(conf: Path) -> None:
     assert settings.conductor(str(conf), {"default_expire": "never"}).default_expire is None
     assert "longer than 0" in refused(settings.conductor, str(conf), {"default_expire": "0"})
