@@ -133,6 +133,8 @@ class Theatre:
         pid = self.pid(daemon)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not _alive(pid), f"the end of {daemon}", Path())
+        # where nobody reaps orphans, twistd would take the dead process for a running one
+        (self.home / "run" / f"{daemon}.pid").unlink()
 
     def stop(self, daemon: str) -> None:
         """SIGTERM, and wait for its end."""
