@@ -189,7 +189,9 @@ class Story:
         rogue = authority.init(theatre.home / "rogue-ca", "Somebody else")
         name = f"{INTRUDER}.{DOMAIN}"
         rogue.issue("player", [name], out=theatre.home / "rogue")
-        theatre.write_player(name, theatre.home / "rogue", ca=theatre.home / "tls" / "ca.crt")
+        both = theatre.home / "rogue" / "both.crt"
+        both.write_bytes(b"".join((theatre.home / tls / "ca.crt").read_bytes() for tls in ("rogue", "tls")))
+        theatre.write_player(name, theatre.home / "rogue", ca=both)
         theatre.start_player(INTRUDER)
         log = theatre.home / "log" / f"{INTRUDER}.log"
         try:
