@@ -13,7 +13,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterable
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
@@ -64,12 +64,12 @@ def check_player(config_dir: str) -> None:
     _tell(player_findings(config_dir))
 
 
-def _tell(findings: Iterable[Finding]) -> NoReturn:
+def _tell(findings: Iterable[Finding]) -> None:
     bad = 0
     for finding in findings:
         click.echo(finding.line)
         bad += finding.label == "WRONG"
-    raise SystemExit(EX_CONFIG if bad else 0)
+    click.get_current_context().exit(EX_CONFIG if bad else 0)
 
 
 # ---- what is looked at

@@ -98,7 +98,7 @@ def _unanswered(place: tuple[Any, ...], problem: OSError) -> str:
     if isinstance(problem, ConnectionRefusedError):
         return f"nothing listens at {where}: is the conductor running, and is it that port?"
     if isinstance(problem, TimeoutError):
-        return f"no answer from {where} within {PATIENCE:.0f} s: is a firewall in between?"
+        return f"no answer from {where} within {PATIENCE:g} s: is a firewall in between?"
     return f"{where} cannot be reached: {os.strerror(problem.errno or 0)}"
 
 
@@ -112,7 +112,7 @@ def _talk(talk: "Talk", ours: Credentials) -> Findings:
     except SSL.Error as problem:
         yield wrong(explain(Failure(problem), ours))
     except TimeoutError:
-        yield wrong(f"it did not finish the TLS handshake within {PATIENCE:.0f} s: is it a conductor's port?")
+        yield wrong(f"it did not finish the TLS handshake within {PATIENCE:g} s: is it a conductor's port?")
     except (Closed, OSError):
         yield wrong("it closed the connection without a word; its log says why")
 
