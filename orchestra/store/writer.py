@@ -6,28 +6,31 @@ failed fsync nothing is tried again.
 """
 
 import contextlib
-import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from sqlite3 import Connection, Cursor
 from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-from orchestra.errors import NotSaved, StoreFailed
+from orchestra.errors import NotSaved, OrchestraError, StoreFailed
+from orchestra.store.checkpoint import LONG, WORLD, Checkpointer, log_size
 
 T = TypeVar("T")
 Work = tuple[Callable[[Cursor], Any], "Deferred[Any]"]
 Done = tuple["Deferred[Any]", Any]
 
-GROUP: Final = 2000
-WAL_LIMIT: Final = 64 << 20
-_OURS: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, 0)
+GROUP: Final = 2000  # works in one commit at most
+LOG_LIMIT: Final = 64 << 20  # bytes of log past which the writer itself folds it in, and waits for that
+_OURS: Final = (
+    *(sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE),
+    *(sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISUSE, 0),
+)
 """What SQLite says of a wrong statement: our bug, not the disk's."""
-IDLE: Final = 1.0  # seconds without work after which the log is folded into the database
+CLOSED: Final = "the daemon is stopping"
 
 
 class Writer:
@@ -47,9 +50,13 @@ class Writer:
         self._name = name
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._failed: StoreFailed | None = None
+        self._closing = False
         self._stopped: Deferred[None] = Deferred()
-        self._path = ""
+        self._path = name
+        self._checkpointer: Checkpointer | None = None
+        self._fold_at = LOG_LIMIT
+        self._failing = threading.Lock()
+        self._failed: StoreFailed | None = None
 
     def start(self) -> None:
         """Begin to write what was asked for."""
@@ -58,77 +65,118 @@ class Writer:
 
     def write(self, work: Callable[[Cursor], T]) -> "Deferred[T]":
         """Do ``work`` in the next transaction; fires after its commit. NotSaved: nothing was done."""
+        if self._closing:
+            return fail(NotSaved(problem=CLOSED))
         done: Deferred[T] = Deferred()
         self._queue.put((work, done))
         return done
 
     def stop(self) -> "Deferred[None]":
-        """Write what is left, close; fires then."""
-        if self._thread is None:
-            self._stopped.callback(None)
-        else:
-            self._queue.put(None)
+        """Write what was asked for, close; fires then."""
+        if not self._closing:
+            self._closing = True
+            if self._thread is None:
+                self._stopped.callback(None)
+            else:
+                self._queue.put(None)
         return self._stopped
 
     # ---- in the thread
 
     def _run(self) -> None:
-        connection = self._connect()
-        self._path = connection.execute("PRAGMA database_list").fetchone()[2]
+        connection = self._open()
         going = True
         while going:
-            group, going = self._next_group(connection)
+            group, going = _next_group(self._queue)
             if group:
                 self._deliver(_resolve, self._commit(connection, group))
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                if self._failed is None:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.close()
         self._deliver(self._stopped.callback, None)
 
-    def _next_group(self, connection: Connection) -> tuple[list[Work], bool]:
+    def _open(self) -> Connection | None:
         try:
-            first = self._queue.get(timeout=IDLE)
-        except queue.Empty:
-            self._checkpoint(connection, "PASSIVE", 1)
-            return [], True
-        group: list[Work] = []
-        item: Work | None = first
-        while item is not None:
-            group.append(item)
-            try:
-                item = self._queue.get_nowait() if len(group) < GROUP else None
-            except queue.Empty:
-                return group, True
-        return group, len(group) >= GROUP
+            connection = self._connect()
+            self._path = connection.execute("PRAGMA database_list").fetchone()[2]
+        except (sqlite3.Error, OSError, OrchestraError) as problem:
+            self._fail(problem)
+            return None
+        self._checkpointer = Checkpointer(self._connect, self._path, self._name, self._fail)
+        return connection
 
-    def _commit(self, connection: Connection, group: list[Work]) -> list[Done]:
-        if self._failed is not None:
+    def _commit(self, connection: Connection | None, group: Sequence[Work]) -> list[Done]:
+        if connection is None or self._failed is not None:
             return [(done, Failure(self._failed)) for _, done in group]
-        cursor = connection.cursor()
-        try:
-            cursor.execute("BEGIN IMMEDIATE")
-            results = [(done, _attempt(cursor, work)) for work, done in group]
-            cursor.execute("COMMIT")
-        except sqlite3.Error as problem:
-            return self._not_committed(connection, group, problem)
-        self._checkpoint(connection, "RESTART", WAL_LIMIT)
+        results, problem = commit(connection, self._path, group)
+        if problem is not None:
+            failed = self._fail(problem)
+            return [(done, Failure(failed)) for _, done in group]
+        self._fold(connection)
         return results
 
-    def _not_committed(self, connection: Connection, group: list[Work], problem: sqlite3.Error) -> list[Done]:
+    def _fail(self, problem: Exception) -> StoreFailed:
+        """The disk cannot be trusted any more: say so once, and refuse everything from here on."""
+        with self._failing:
+            if self._failed is None:
+                self._failed = StoreFailed(path=self._path, problem=str(problem))
+                self._deliver(self._fatal, self._failed)
+            return self._failed
+
+    def _fold(self, connection: Connection) -> None:
+        """Have the log folded in: by and by, or here and now when it has grown too long."""
+        assert self._checkpointer is not None
+        self._checkpointer.wrote()
+        if log_size(self._path) < self._fold_at:
+            return
+        try:
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            self._fold_at = self._fold_at + LONG if busy else LOG_LIMIT
+        except sqlite3.Error as problem:
+            if _code(problem) not in WORLD:
+                self._fail(problem)
+            self._fold_at += LONG
+
+
+def _next_group(works: "queue.SimpleQueue[Work | None]") -> tuple[list[Work], bool]:
+    """Wait for work; returns what has come in, and whether more may come."""
+    group: list[Work] = []
+    item = works.get()
+    while item is not None:
+        group.append(item)
+        if len(group) == GROUP:
+            return group, True
+        try:
+            item = works.get_nowait()
+        except queue.Empty:
+            return group, True
+    return group, False
+
+
+# ---- one transaction
+
+
+def commit(connection: Connection, path: str, group: Sequence[Work]) -> tuple[list[Done], sqlite3.Error | None]:
+    """Do all works in one transaction. What each came to, or why the disk can no longer be trusted."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute("BEGIN IMMEDIATE")
+        results = [(done, _attempt(cursor, work)) for work, done in group]
+        cursor.execute("COMMIT")
+    except sqlite3.Error as problem:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
-        code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            refusal = NotSaved(problem=f"{self._path}: {problem}")
-            return [(done, Failure(refusal)) for _, done in group]
-        self._failed = StoreFailed(path=self._path, problem=str(problem))
-        self._deliver(self._fatal, self._failed)
-        return [(done, Failure(self._failed)) for _, done in group]
+        refusal = NotSaved(problem=f"{path}: {problem}")
+        return [(done, Failure(refusal)) for _, done in group], None if _code(problem) in WORLD else problem
+    return results, None
 
-    def _checkpoint(self, connection: Connection, mode: str, least: int) -> None:
-        with contextlib.suppress(OSError, sqlite3.Error):
-            if os.stat(f"{self._path}-wal").st_size >= least:
-                connection.execute(f"PRAGMA wal_checkpoint({mode})")
+
+def _code(problem: sqlite3.Error) -> int:
+    return getattr(problem, "sqlite_errorcode", 0) & 0xFF
 
 
 def _attempt(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
@@ -137,7 +185,7 @@ def _attempt(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
     try:
         result = work(cursor)
     except sqlite3.Error as problem:
-        if getattr(problem, "sqlite_errorcode", 0) & 0xFF not in _OURS:
+        if _code(problem) not in _OURS:
             raise
         return _take_back(cursor)
     except Exception:  # noqa: BLE001 - whatever it was reaches the one who asked
@@ -153,9 +201,12 @@ def _take_back(cursor: Cursor) -> Failure:
     return failure
 
 
-def _resolve(results: list[Done]) -> None:
+def _resolve(results: Sequence[Done]) -> None:
     for done, result in results:
         done.callback(result)
+
+
+# ---- reading
 
 
 class Reader:
@@ -166,6 +217,7 @@ class Reader:
         self._deliver = deliver
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closing = False
         self._stopped: Deferred[None] = Deferred()
 
     def start(self) -> None:
@@ -175,57 +227,82 @@ class Reader:
 
     def read(self, work: Callable[[Cursor], T]) -> "Deferred[T]":
         """Do ``work``, which changes nothing, on what is committed now."""
+        if self._closing:
+            return fail(NotSaved(problem=CLOSED))
         done: Deferred[T] = Deferred()
         self._queue.put((work, done))
         return done
 
     def stop(self) -> "Deferred[None]":
-        """Answer what is left, close; fires then."""
-        if self._thread is None:
-            self._stopped.callback(None)
-        else:
-            self._queue.put(None)
+        """Answer what was asked, close; fires then."""
+        if not self._closing:
+            self._closing = True
+            if self._thread is None:
+                self._stopped.callback(None)
+            else:
+                self._queue.put(None)
         return self._stopped
 
     def _run(self) -> None:
-        connection = self._connect()
-        connection.execute("PRAGMA query_only = ON")
+        connection: Connection | None = None
         while (item := self._queue.get()) is not None:
             work, done = item
-            self._deliver(_resolve, [(done, _look(connection, work))])
-        connection.close()
+            try:
+                connection = connection or _read_only(self._connect)
+                result = look(connection, work)
+            except Exception:  # noqa: BLE001 - the one who asked is told, and the next one may have more luck
+                result = Failure()
+            self._deliver(_resolve, [(done, result)])
+        if connection is not None:
+            connection.close()
         self._deliver(self._stopped.callback, None)
 
 
-def _look(connection: Connection, work: Callable[[Cursor], Any]) -> Any:
+def _read_only(connect: Callable[[], Connection]) -> Connection:
+    connection = connect()
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def look(connection: Connection, work: Callable[[Cursor], T]) -> T:
+    """Do ``work`` on one snapshot."""
     cursor = connection.cursor()
     cursor.execute("BEGIN")
     try:
         return work(cursor)
-    except Exception:  # noqa: BLE001 - whatever it was reaches the one who asked
-        return Failure()
     finally:
         cursor.execute("ROLLBACK")
 
 
-class Inline:
-    """Writer and reader without threads: every work is committed before the call returns. For tests and simulation."""
+# ---- without threads
 
-    def __init__(self, connection: Connection) -> None:
+
+class Inline:
+    """Writer and reader on the calling thread: the Deferreds it returns have fired. For tests and simulation."""
+
+    def __init__(self, connection: Connection, fatal: Callable[[StoreFailed], object] = lambda _: None) -> None:
         self._connection = connection
+        self._fatal = fatal
+        self._failed: StoreFailed | None = None
 
     def write(self, work: Callable[[Cursor], T]) -> "Deferred[T]":
-        """Do ``work`` now; the Deferred has fired."""
+        """Do ``work`` now."""
+        if self._failed is not None:
+            return fail(self._failed)
         done: Deferred[T] = Deferred()
-        cursor = self._connection.cursor()
-        cursor.execute("BEGIN IMMEDIATE")
-        result = _attempt(cursor, work)
-        cursor.execute("COMMIT")
-        done.callback(result)
+        results, problem = commit(self._connection, "the store", [(work, done)])
+        if problem is not None:
+            self._failed = StoreFailed(path="the store", problem=str(problem))
+            self._fatal(self._failed)
+            return fail(self._failed)
+        _resolve(results)
         return done
 
     def read(self, work: Callable[[Cursor], T]) -> "Deferred[T]":
-        """Do ``work`` now; the Deferred has fired."""
+        """Do ``work`` now."""
         done: Deferred[T] = Deferred()
-        done.callback(_look(self._connection, work))
+        try:
+            done.callback(look(self._connection, work))
+        except Exception:  # noqa: BLE001 - whatever it was reaches the one who asked
+            done.errback()
         return done
