@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestra import settings
+from orchestra.cli import stage as stage_cli
 from orchestra.config import Key
 from orchestra.errors import EX_CONFIG, ConfigError
 
@@ -104,8 +105,21 @@ def test_the_stage_outlives_the_player_and_its_scores_a_full_memory() -> None:
     assert not {"Requires", "BindsTo", "PartOf"} & {*player["Unit"], *stage["Unit"]}
     assert (stage["Service"]["OOMPolicy"], stage["Service"]["Delegate"]) == ("continue", "yes")
     assert stage["Service"]["KillMode"] == "control-group"
-    assert "ExecReload" not in stage["Service"], "SIGHUP would end the stage"
     assert command("orchestra-stage")[:2] == [f"{BIN}orchestra", "stage"]
+
+
+def test_the_stages_unit_says_where_and_for_whom() -> None:
+    """Root's outcomes are not kept in a directory of the player's user."""
+    given = stage_cli.stage.make_context("stage", command("orchestra-stage")[2:]).params
+    assert given == {
+        "config_dir": settings.CONFIG_DIR,
+        "directory": "/var/lib/orchestra/stage",
+        "player_user": "orchestra",
+    }
+    service = unit("orchestra-stage")["Service"]
+    assert given["directory"] == f"/var/lib/{service['StateDirectory']}"
+    assert given["player_user"] == unit("orchestra-player")["Service"]["User"]
+    assert "User" not in service
 
 
 def test_the_sockets_directory_belongs_to_the_daemons_and_outlives_them() -> None:
