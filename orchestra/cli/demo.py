@@ -202,7 +202,7 @@ class Story:
 
     def _count(self) -> None:
         with BlockingOrchestra(str(self._theatre.socket)) as orchestra:
-            for job in orchestra.jobs(limit=500):
+            for job in orchestra.jobs():
                 self.outcomes.update(job.counts)
 
     # ---- how they are played
