@@ -6,20 +6,22 @@ with a new id is begun: then the conductor takes what was open for lost, which i
 
 import os
 import sqlite3
-import time
 import uuid
 import zlib
 from collections.abc import Sequence
+from itertools import count
 from sqlite3 import Connection, Cursor
 from typing import Final
 
 import msgspec
 
+from orchestra.errors import SchemaTooNew, StoreUnreadable
 from orchestra.model import JournalChange, JournalEntry
-from orchestra.store.sqlite import Lock, connect
+from orchestra.store.sqlite import Lock, connect, sync_directory
 
 FILE: Final = "journal.sqlite"
 APPLICATION: Final = 0x4F52434A
+VERSION: Final = 1
 _SCHEMA: Final = (
     "CREATE TABLE meta (k TEXT NOT NULL PRIMARY KEY, v TEXT NOT NULL) STRICT, WITHOUT ROWID",
     "CREATE TABLE runs (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, crc INTEGER NOT NULL) STRICT",
@@ -53,10 +55,25 @@ class Journal:
         """Lock the directory, and read what is there; ``note`` says if it had to be begun anew."""
         self._lock = Lock(self.directory, "player")
         try:
+            self._read_or_begin_anew()
+        except sqlite3.Error as problem:
+            self.close()
+            raise StoreUnreadable(path=self.path, problem=str(problem)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_or_begin_anew(self) -> None:
+        try:
             self._read()
-        except (sqlite3.DatabaseError, msgspec.DecodeError, msgspec.ValidationError, Damaged) as problem:
+        except (sqlite3.DatabaseError, msgspec.MsgspecError, Damaged) as problem:
+            if not _is_damage(problem):
+                raise
             aside = self._put_aside()
-            self.note = f"{self.path} was damaged ({problem}) and is now {aside}; a new journal is begun, and what was open is lost"
+            self.note = (
+                f"{self.path} was damaged ({problem}) and is now {aside}; "
+                "a new journal is begun, and what was open in the old one is lost"
+            )
             self._read()
 
     def connect(self) -> Connection:
@@ -81,8 +98,7 @@ class Journal:
     def _read(self) -> None:
         connection = connect(self.path)
         try:
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                _create(connection)
+            _prepare(connection, self.path)
             problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise Damaged(problem)
@@ -90,17 +106,38 @@ class Journal:
             rows = connection.execute("SELECT seq, body, crc FROM runs ORDER BY seq").fetchall()
         finally:
             connection.close()
+        sync_directory(self.directory)
         if "id" not in meta or "high" not in meta:
             raise Damaged("its identity is missing")
         self.entries = tuple(_entry(*row) for row in rows)
         self.identity, self.high = meta["id"], int(meta["high"])
+        if rows and rows[-1][0] > self.high:
+            raise Damaged(f"it holds run {rows[-1][0]}, but has seen only {self.high}")
 
     def _put_aside(self) -> str:
-        aside = f"{self.path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
-        for ending in ("", "-wal", "-shm"):
+        numbered = (f"{self.path}.damaged-{n}" for n in count(1))
+        aside = next(path for path in numbered if not os.path.exists(path))
+        for ending in ("-wal", "-shm", ""):
             if os.path.exists(self.path + ending):
                 os.rename(self.path + ending, aside + ending)
+        sync_directory(self.directory)
         return aside
+
+
+def _is_damage(problem: Exception) -> bool:
+    """Whether the journal says something else than was written, rather than that the disk is full or not ours."""
+    if not isinstance(problem, sqlite3.Error):
+        return True
+    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+def _prepare(connection: Connection, path: str) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > VERSION:
+        raise SchemaTooNew(path=path, found=found, known=VERSION)
+    if found == 0:
+        _create(connection)
 
 
 def _create(connection: Connection) -> None:
@@ -110,7 +147,7 @@ def _create(connection: Connection) -> None:
     values = {"id": uuid.uuid4().hex, "high": "0"}
     connection.executemany("INSERT INTO meta (k, v) VALUES (?, ?)", [(k, _sealed(v)) for k, v in values.items()])
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
 

@@ -1,11 +1,12 @@
 """The conductor's store as an SQLite file: its lock, its pragmas, its schema and the way to the next one."""
 
+import contextlib
 import fcntl
 import os
 import sqlite3
 import uuid
+from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from sqlite3 import Connection
 from typing import Final
 
@@ -13,6 +14,7 @@ from orchestra.errors import AlreadyRunning, SchemaTooNew, StoreUnreadable
 
 FILE: Final = "store.sqlite"
 APPLICATION: Final = 0x4F524348  # "ORCH", so that file(1) and we know our own
+OLDEST: Final = (3, 37, 0)  # RETURNING, STRICT
 
 
 class Lock:
@@ -27,9 +29,11 @@ class Lock:
             raise StoreUnreadable(path=directory, problem=os.strerror(problem.errno or 0)) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as problem:
             os.close(self._fd)
-            raise AlreadyRunning(what=what, path=directory) from None
+            if isinstance(problem, BlockingIOError):
+                raise AlreadyRunning(what=what, path=directory) from None
+            raise StoreUnreadable(path=self._path, problem=os.strerror(problem.errno or 0)) from None
 
     def release(self) -> None:
         os.close(self._fd)
@@ -41,7 +45,14 @@ def try_lock(directory: str) -> None:
 
 
 def connect(path: str) -> Connection:
-    """A connection that commits to the disk, not to a cache."""
+    """A connection that commits to the disk, not to a cache. The file is its owner's alone."""
+    if sqlite3.sqlite_version_info < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        raise StoreUnreadable(path=path, problem=f"it needs SQLite {wanted}, this is {sqlite3.sqlite_version}")
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as problem:
+        raise StoreUnreadable(path=path, problem=os.strerror(problem.errno or 0)) from None
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
     connection.execute("PRAGMA busy_timeout = 10000")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -68,11 +79,15 @@ class Store:
         try:
             connection = connect(self.path)
             try:
-                migrate(connection, self.path)
+                migrate(connection, self.path, schemas())
             finally:
                 connection.close()
-        except sqlite3.DatabaseError as problem:
+        except sqlite3.Error as problem:
+            self.close()
             raise StoreUnreadable(path=self.path, problem=str(problem)) from None
+        except BaseException:
+            self.close()
+            raise
 
     def connect(self) -> Connection:
         """A further connection, for a thread."""
@@ -92,34 +107,55 @@ def schemas() -> list[tuple[int, str]]:
     return [(int(name.split(".")[0]), entry.read_text()) for name, entry in files]
 
 
-def migrate(connection: Connection, path: str) -> None:
-    """Take the steps that are missing, each in a transaction; a copy is put aside before an older store changes."""
-    steps = schemas()
+def migrate(connection: Connection, path: str, steps: Sequence[tuple[int, str]]) -> None:
+    """Take the steps that are missing in one transaction; a copy is put aside before an older store changes."""
     known = steps[-1][0]
     found = connection.execute("PRAGMA user_version").fetchone()[0]
+    _check_ours(connection, path, found)
     if found > known:
         raise SchemaTooNew(path=path, found=found, known=known)
     if 0 < found < known:
-        connection.execute("VACUUM INTO ?", (f"{path}.before-{known}",))
-    for number, text in steps:
-        if number > found:
-            _step(connection, number, text)
-    if found == 0:
-        _sync_directory(Path(path).parent)
+        _back_up(connection, f"{path}.before-{known}")
+    if found < known:
+        _upgrade(connection, found, steps)
+        sync_directory(os.path.dirname(path))
 
 
-def _step(connection: Connection, number: int, text: str) -> None:
+def _check_ours(connection: Connection, path: str, found: int) -> None:
+    mark = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if (mark, bool(found)) not in ((APPLICATION, True), (0, False)) or bool(tables) != bool(found):
+        raise StoreUnreadable(path=path, problem="it is a database, but not one that a conductor has made")
+
+
+def _back_up(connection: Connection, path: str) -> None:
+    """A copy that is on the disk when this returns. One that is there is of an upgrade that did not come to pass."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection.execute("VACUUM INTO ?", (path,))
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(os.path.dirname(path))
+
+
+def _upgrade(connection: Connection, found: int, steps: Sequence[tuple[int, str]]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in _statements(text):
-            connection.execute(statement)
-        if number == 1:
+        for _, text in (step for step in steps if step[0] > found):
+            for statement in _statements(text):
+                connection.execute(statement)
+        if found == 0:
             connection.execute("INSERT INTO meta (k, v) VALUES ('store_id', ?)", (uuid.uuid4().hex,))
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute(f"PRAGMA user_version = {steps[-1][0]}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
         raise
 
 
@@ -134,8 +170,9 @@ def _statements(text: str) -> list[str]:
     return found
 
 
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def sync_directory(directory: str) -> None:
+    """What was created or renamed in ``directory`` stays so through a power loss."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
