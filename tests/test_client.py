@@ -1,5 +1,6 @@
 """The Python library, async and blocking, with a real seat at the other end of a unix socket."""
 
+import errno
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest_twisted
 from desk import MemoryDesk, score
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutput
@@ -211,6 +213,13 @@ async def test_no_conductor_is_said_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(errors.NoConductor, match="No such file or directory") as caught:
         await Orchestra.connect(reactor, str(tmp_path / "none.pb"))
     assert caught.value.status == 69
+
+
+async def test_a_socket_that_may_not_be_opened_is_a_denial(tmp_path: Path) -> None:
+    """Root may open every socket, so the kernel's answer is handed in."""
+    client = Orchestra(reactor, str(tmp_path / "a.pb"))
+    error = client._unreachable(ConnectError(errno.EACCES, "Permission denied"))
+    assert (error.code, error.status) == ("DENIED", 77)
 
 
 class _Mute(Protocol):

@@ -15,10 +15,11 @@ In a script, with no reactor in sight: :class:`BlockingOrchestra`.
 What the conductor refuses is raised as the class of :mod:`orchestra.errors` that has its code.
 """
 
+import errno
 import functools
-import getpass
 import grp
 import os
+import pwd
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Self, TypeVar
@@ -244,10 +245,10 @@ class Orchestra:
         return root
 
     def _unreachable(self, problem: ConnectError) -> OrchestraError:
-        cause = problem.osError
-        if isinstance(cause, PermissionError):
-            return Denied(who=getpass.getuser(), group=_group_of(self._socket))
-        text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(problem)
+        number = problem.osError  # despite its name, Twisted puts the errno there
+        if number in (errno.EACCES, errno.EPERM):
+            return Denied(who=_our_name(), group=_group_of(self._socket))
+        text = os.strerror(number) if isinstance(number, int) else str(problem)
         return NoConductor(socket=self._socket, problem=text)
 
     # waiting
@@ -494,6 +495,13 @@ async def _flat(pages: AsyncIterator[list[T]]) -> AsyncIterator[T]:
     async for page in pages:
         for row in page:
             yield row
+
+
+def _our_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
 
 
 def _group_of(path: str) -> str:

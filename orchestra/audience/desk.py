@@ -70,10 +70,14 @@ class Desk(Protocol):
         """Tasks of a job by ascending number, those past ``after``; ``states`` empty means all. Their streams hold
         data when it is short (8 kB together); else ``output`` has it."""
 
-    async def output(self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144) -> list[tuple[int, bytes]]:
+    async def output(
+        self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
+    ) -> list[tuple[int, bytes]]:
         """Kept pieces (offset, bytes) of stream 1 or 2 of a task's last attempt, from ``offset`` on, at most ``limit`` bytes."""
 
-    async def jobs(self, before: int | None = None, limit: int = 50, unfinished: bool = False, owner: str | None = None) -> list[JobView]:
+    async def jobs(
+        self, before: int | None = None, limit: int = 50, unfinished: bool = False, owner: str | None = None
+    ) -> list[JobView]:
         """Jobs, newest first, with ids below ``before``."""
 
     async def events(self, job: int, since: int = 0, limit: int = 500) -> list[Event]:

@@ -73,9 +73,7 @@ def group(ctx: click.Context) -> None:
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; nothing but a sentence is said of what goes wrong."""
     try:
-        result: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return _invoked(command, name, sys.argv[1:] if arguments is None else list(arguments))
     except OrchestraError as error:
         tell(f"{name}: {safe(error.sentence)}")
         return error.status
@@ -94,6 +92,17 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         what = f"{type(error).__name__}: {safe(str(error))}"
         tell(f"{name}: this is a bug in Orchestra ({what}); ORCHESTRA_DEBUG=1 shows where")
         return EX_SOFTWARE
+
+
+def _invoked(command: click.Command, name: str, arguments: list[str]) -> int:
+    # Not command.main(): that ends the process with status 1 when a pipe is closed.
+    try:
+        with command.make_context(name, arguments) as context:
+            result: Any = command.invoke(context)
+    except click.exceptions.Exit as done:
+        result = done.exit_code
+    sys.stdout.flush()
+    return result if isinstance(result, int) else 0
 
 
 def _usage(error: click.ClickException) -> str:

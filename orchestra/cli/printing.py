@@ -96,12 +96,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _rich_table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD  # slow to import, and most commands print no table
-    from rich.console import Console
+    from rich.console import Console  # slow to import, and most commands print no table
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for header in headers:
         drawn.add_column(header, overflow="fold")
     for row in cells:
@@ -210,7 +209,8 @@ def job_head(job: JobView) -> list[str]:
     if job.request_key:
         lines.append(f"  request key {safe(job.request_key)}")
     if job.params:
-        lines.append(f"  {len(job.params)} parameters: {safe(', '.join(sorted(job.params)))}")
+        plural = "s" if len(job.params) > 1 else ""
+        lines.append(f"  {len(job.params)} parameter{plural}: {safe(', '.join(sorted(job.params)))}")
     if job.priority:
         lines.append(f"  priority {job.priority}")
     ends = f"ended {when(job.ended_at)}" if job.ended_at is not None else _expires(job)

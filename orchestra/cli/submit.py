@@ -211,7 +211,7 @@ def submit(
         raise UsageError(problem="--timeout goes with --wait")
     path = conductor_socket(socket, config)
     if wait:
-        return Outlook(ctx.command_path, as_json, timeout).perform(path, ask, _accepted)
+        return Outlook(as_json, timeout).perform(path, ask, _accepted)
     receipt = talk(path, lambda conductor: conductor.submit(ask))
     _accepted(receipt)
     if as_json:

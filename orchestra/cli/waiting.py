@@ -10,7 +10,7 @@ import click
 from orchestra import config
 from orchestra.cli.printing import answer, coloured, counted, json_task, print_json, say, tell
 from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
-from orchestra.errors import GaveUpWaiting, Unanswered
+from orchestra.errors import GaveUpWaiting, OrchestraError, Unanswered
 from orchestra.model import Ask, Event, JobView, Receipt, State, TaskView
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class Bar:
     def total(self, many: int) -> None:
         """Of so many."""
 
+    def say(self, text: str) -> None:
+        """Print beside the bar."""
+        say(text)
+
 
 @contextlib.contextmanager
 def bar(wanted: bool) -> Iterator[Bar]:
@@ -98,14 +102,14 @@ def bar(wanted: bool) -> Iterator[Bar]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    both = sys.stdout.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=both) as progress:
-        yield _RichBar(progress)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _RichBar(progress, sys.stdout.isatty())
 
 
 class _RichBar(Bar):
-    def __init__(self, progress: Any) -> None:
+    def __init__(self, progress: Any, same_terminal: bool) -> None:
         self._progress = progress
+        self._same_terminal = same_terminal
         self._task = progress.add_task("", total=None)
 
     def advance(self) -> None:
@@ -114,12 +118,18 @@ class _RichBar(Bar):
     def total(self, many: int) -> None:
         self._progress.update(self._task, total=many)
 
+    def say(self, text: str) -> None:
+        if not self._same_terminal:
+            return say(text)
+        from rich.text import Text
+
+        self._progress.console.print(Text.from_ansi(text), soft_wrap=True)
+
 
 class Outlook:
     """One wait: what has been accepted so far, and what is printed."""
 
-    def __init__(self, name: str, as_json: bool, timeout: float | None) -> None:
-        self.name = name
+    def __init__(self, as_json: bool, timeout: float | None) -> None:
         self.job: int | None = None
         self._json = as_json
         self._timeout = timeout
@@ -157,7 +167,7 @@ class Outlook:
                 if self._json:
                     tasks.append(task)
                 else:
-                    say("\n".join(answer(task, {}, self.job or 0)))
+                    bar.say("\n".join(answer(task, {}, self.job or 0)))
 
             answers = Answers(conductor, show)
             job: JobView = await session(conductor, answers, bar)
@@ -168,18 +178,16 @@ class Outlook:
             with bar(not self._json) as drawn:
                 job = talk(path, lambda conductor: work(conductor, drawn))
         except KeyboardInterrupt:
-            return self._detached()
+            raise self._detached() from None
         if self._json:
             print_json({"job": job, "tasks": [json_task(task) for task in sorted(tasks, key=lambda task: task.task)]})
         else:
             tell(f"job {job.job}: {coloured(job.verdict)} ({counted(job.counts)})")
         return exit_status(job.counts)
 
-    def _detached(self) -> int:
+    def _detached(self) -> OrchestraError:
         """Ctrl-C leaves; it cancels nothing."""
-        if self.job is None:
-            raise Unanswered(what="the request") from None
-        raise GaveUpWaiting(job=self.job) from None
+        return Unanswered(what="the request") if self.job is None else GaveUpWaiting(job=self.job)
 
 
 @click.command("wait", context_settings=SETTINGS)
@@ -194,4 +202,4 @@ def wait(job: int, timeout: float | None, as_json: bool, socket: str | None, con
 
     Exit status: 0 all ok; 11 something is lost, 10 failed or killed, 12 never ran; 13 gave up waiting.
     """
-    return Outlook("orchestra wait", as_json, timeout).wait(conductor_socket(socket, config), job)
+    return Outlook(as_json, timeout).wait(conductor_socket(socket, config), job)

@@ -13,6 +13,7 @@ from orchestra.errors import BadRequest, UnknownHosts
 MAX_NAMED: Final = 10  # unknown names in one sentence
 MAX_CORRECTED: Final = 3  # of them with a suggestion: looking for one takes time
 MAX_COMPARED: Final = 2_000
+MAX_LABEL: Final = 63  # RFC 1035
 
 
 def resolve(words: Iterable[str], known: Collection[str], default_domain: str = "") -> tuple[str, ...]:
@@ -47,16 +48,14 @@ def _shown(name: str) -> str:
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name[:80], list(islice(_similar(name, known), MAX_COMPARED)), 1, 0.75)
-    return f" (did you mean {near[0]}?)" if near else ""
+    host = name[:MAX_LABEL].split(".")[0]
+    labels = {other.split(".")[0]: other for other in islice(_similar(host, known), MAX_COMPARED)}
+    near = difflib.get_close_matches(host, labels, 1, 0.7)
+    return f" (did you mean {labels[near[0]]}?)" if near else ""
 
 
-def _similar(name: str, known: Collection[str]) -> Iterator[str]:
-    """Names that are worth a closer look: of about the same length, and alike at either end of the first label."""
-    host = name.split(".")[0]
-    for other in known:
-        label = other.split(".")[0]
-        if host and (
-            label == host or (abs(len(label) - len(host)) <= 2 and (label[:2] == host[:2] or label[-2:] == host[-2:]))
-        ):
-            yield other
+def _similar(host: str, known: Collection[str]) -> Iterator[str]:
+    """Names that are worth a closer look: their first label begins alike and is about as long."""
+    for name in known:
+        if name[:1] == host[:1] and abs(len(name.split(".")[0]) - len(host)) <= 1:
+            yield name
