@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from orchestra.errors import WrongCertificate
 from orchestra.security.credentials import Credentials, day, is_revoked, trust_store
-from orchestra.security.names import conductor_names, describe
+from orchestra.security.names import conductor_names, describe, issuer
 
 __all__ = [
     "ALPN",
@@ -219,15 +219,16 @@ def _turned_away(reason: Unverified, peer: str) -> str:
     if reason.problem:
         return reason.problem
     certificate = reason.certificate
-    whose = f"{peer}'s certificate" if reason.depth == 0 else f"the authority's certificate above {peer}'s"
+    whose = f"{peer}'s certificate" if reason.depth == 0 else f"the certificate of an authority above {peer}'s,"
     if certificate is None:
         return f"{whose} cannot be read"
     template = _VERDICTS.get(reason.code, "{whose} {name} does not verify (OpenSSL's error {code})")
     return template.format(
+        peer=peer,
         whose=whose,
         name=describe(certificate),
         code=reason.code,
-        issuer=certificate.issuer.rfc4514_string(),
+        issuer=issuer(certificate),
         since=day(certificate.not_valid_before_utc),
         until=day(certificate.not_valid_after_utc),
     )
@@ -237,7 +238,7 @@ _FOREIGN: Final = "{whose} {name} was issued by '{issuer}', an authority that is
 _VERDICTS: Final[dict[int, str]] = {
     2: _FOREIGN,
     18: "{whose} {name} is signed by itself, not by an authority in our ca file",
-    19: _FOREIGN,
+    19: "{peer}'s certificate leads to '{issuer}', an authority that is not in our ca file",
     20: _FOREIGN,
     21: _FOREIGN,
     7: "{whose} {name} has a bad signature: an authority called '{issuer}' is in our ca file, but with another key",

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import crypto
 
 from orchestra.errors import BadCredentials, WrongCertificate
-from orchestra.security.names import audience_name, conductor_names, describe, player_name
+from orchestra.security.names import audience_name, conductor_names, describe, issuer, player_name
 
 Role = Literal["conductor", "player", "audience"]
 PrivateKey = EllipticCurvePrivateKey | RSAPrivateKey | Ed25519PrivateKey
@@ -78,7 +78,7 @@ class Credentials:
     @property
     def issuer(self) -> str:
         """Who signed our certificate, as people write it."""
-        return self.certificate.issuer.rfc4514_string()
+        return issuer(self.certificate)
 
     def stale(self) -> bool:
         """Whether a file differs from what was read, so that it should be read again."""
@@ -100,7 +100,7 @@ class Credentials:
     def _uncovered(self) -> list[str]:
         without = _without_list(self.authorities, self.crls)
         return [
-            f"the crl file has no revocation list of {each.subject.rfc4514_string()}: certificates that it issued are "
+            f"the crl file has no revocation list of {describe(each)}: certificates that it issued are "
             "turned away, and revoked intermediate authorities go unnoticed"
             for each in without
         ]
@@ -144,11 +144,11 @@ def is_revoked(credentials: Credentials, certificate: x509.Certificate) -> bool:
     seen: set[x509.Name] = set()
     current: x509.Certificate | None = certificate
     while current is not None and current.subject not in seen:
-        if (current.issuer, current.serial_number) in credentials.revoked:
+        above = current.issuer
+        if (above, current.serial_number) in credentials.revoked:
             return True
         seen.add(current.subject)
-        issuer = current.issuer
-        current = next((each for each in credentials.authorities if each.subject == issuer), None)
+        current = next((each for each in credentials.authorities if each.subject == above), None)
     return False
 
 
@@ -231,8 +231,9 @@ def _private_key(source: _Source) -> PrivateKey:
         )
     if source.owner not in (0, os.geteuid()):
         raise source.error(f"the private key belongs to uid {source.owner}; 'chown' it to root or the daemon's user")
+    blocks = [match[0] for match in _BLOCK.finditer(source.data) if match[1].endswith(b"PRIVATE KEY")]
     try:
-        key = load_pem_private_key(source.data, None)
+        key = load_pem_private_key(blocks[0] if blocks else b"", None)  # openssl writes EC PARAMETERS before it
     except TypeError:
         raise source.error(
             "the private key is encrypted, and a daemon has nobody to ask; store it unencrypted"
@@ -280,18 +281,26 @@ def _check_dates(found: Credentials, own: _Source) -> None:
 
 
 def _check_lists(found: Credentials, source: _Source) -> None:
-    for crl in found.crls or ():
-        whose = crl.issuer.rfc4514_string()
+    crls = found.crls or ()
+    for crl in crls:
         signers = [each for each in found.authorities if each.subject == crl.issuer]
         if not any(_signed(crl, signer) for signer in signers):
-            raise source.error(f"no authority in the ca file signed the revocation list of {whose}; fetch both anew")
-        end = crl.next_update_utc
-        if end is not None and time.time() * 1000 > milliseconds(end):
-            raise source.error(
-                f"the revocation list of {whose} expired on {day(end)}; fetch a new one from the authority"
-            )
+            problem = f"no authority in the ca file signed the revocation list of '{issuer(crl)}'; fetch both anew"
+            raise source.error(problem)
+    current = {crl.issuer for crl in crls if not _expired(crl)}
+    for crl in crls:
+        if crl.issuer not in current:
+            when = day(crl.next_update_utc) if crl.next_update_utc else "an unknown day"
+            raise source.error(f"the revocation list of '{issuer(crl)}' expired on {when}; fetch a new one from there")
+    if found.certificate.issuer not in current:
+        raise source.error(f"it has no revocation list of '{found.issuer}', which issued our own certificate; add it")
     if (found.certificate.issuer, found.certificate.serial_number) in found.revoked:
         raise source.error(f"our own certificate {describe(found.certificate)} is revoked; issue a new one")
+
+
+def _expired(crl: x509.CertificateRevocationList) -> bool:
+    end = crl.next_update_utc
+    return end is not None and time.time() * 1000 > milliseconds(end)
 
 
 def _signed(crl: x509.CertificateRevocationList, signer: x509.Certificate) -> bool:
@@ -314,7 +323,7 @@ def _check_trust(found: Credentials, own: _Source, trusted: _Source) -> None:
                 f"no authority in it signed the certificate in {own.path}, which was issued by '{found.issuer}'; "
                 "put that authority, and every one up to its root, into it"
             ) from None
-        where = "" if depth == 0 else f" (at the authority {problem.certificate.get_subject().CN})"
+        where = "" if depth == 0 else f" (at the authority {describe(problem.certificate.to_cryptography())})"
         raise own.error(f"the certificate does not verify against {trusted.path}: {reason}{where}") from None
 
 
@@ -324,9 +333,9 @@ _UNTRUSTED: Final = frozenset({2, 18, 19, 20, 21, 7})
 
 def _revoked(crls: Sequence[x509.CertificateRevocationList]) -> Iterator[tuple[x509.Name, int]]:
     for crl in crls:
-        issuer = crl.issuer
+        whose = crl.issuer
         for entry in crl:
-            yield issuer, entry.serial_number
+            yield whose, entry.serial_number
 
 
 def _without_list(
@@ -340,7 +349,7 @@ def _without_list(
 
 def _expiring_list(crl: x509.CertificateRevocationList, now: int) -> str:
     end = crl.next_update_utc
-    name = f"the certificate revocation list of {crl.issuer.rfc4514_string()}"
+    name = f"the certificate revocation list of '{issuer(crl)}'"
     return "" if end is None else _in_time(name, milliseconds(end), now, "fetch a new one, or nobody can connect then")
 
 

@@ -42,8 +42,20 @@ def describe(certificate: x509.Certificate) -> str:
         names = ", ".join(_dns_names(certificate)) or certificate.subject.rfc4514_string()
     except (ValueError, WrongCertificate):
         names = ""
-    shown = "".join(sign if sign.isprintable() else "?" for sign in names[:200])
-    return f"{shown or 'no name'} (serial {certificate.serial_number:x})"
+    return f"{_printable(names) or 'no name'} (serial {certificate.serial_number:x})"
+
+
+def issuer(item: x509.Certificate | x509.CertificateRevocationList) -> str:
+    """Who signed a certificate or a revocation list, fit for a terminal."""
+    try:
+        return _printable(item.issuer.rfc4514_string()) or "nobody"
+    except ValueError:
+        return "somebody whose name cannot be read"
+
+
+def _printable(text: str) -> str:
+    """Names come from strangers and go to terminals and logs."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:200])
 
 
 def _only_name(certificate: x509.Certificate, whose: str) -> str:
