@@ -212,8 +212,8 @@ class MemoryWatch:
     def wake(self) -> None:
         """Tell the listener, unless it is still busy or nothing is new."""
         events = self._desk.log[self._job][self._seen :]
-        ended = bool(self._desk._verdict(self._job))
-        if self._call is not None or self not in self._desk.watches or not (events or ended):
+        ended = any(event.kind == "ended" for event in events)
+        if self._call is not None or self not in self._desk.watches or not events:
             return
         self._seen += len(events)
         call = self._call = Deferred.fromCoroutine(self._told(events, ended))

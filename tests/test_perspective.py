@@ -241,6 +241,19 @@ async def test_a_slow_watcher_has_one_call_in_flight_and_misses_nothing(line: Li
     assert [event["n"] for event in watcher.events] == list(range(1, len(desk.log[1]) + 1))
 
 
+async def test_who_has_seen_everything_of_a_job_that_has_ended_is_told_that_it_has(
+    line: Line, desk: MemoryDesk
+) -> None:
+    await line.ask("submit", ASK)
+    desk.end(1, "web1", State.OK)
+    desk.end(1, "web2", State.OK)
+    watcher = Watcher()
+    await line.ask("watch", {"job": 1, "since": len(desk.log[1])}, watcher)
+    await watcher.ended
+    assert watcher.events == []
+    assert not desk.watches
+
+
 async def test_a_watch_ends_with_its_connection(line: Line, desk: MemoryDesk, tmp_path: Path) -> None:
     other = await dial(str(tmp_path / "a.pb"))
     await line.ask("submit", ASK)

@@ -177,8 +177,11 @@ class Perspective:
         if watcher is None:
             raise BadRequest(problem="watch: takes a watcher")
         self._check_watcher(watcher)
-        await self._desk.job(of.job)  # or NoSuchJob
-        self._begin(of.job, of.since, watcher)
+        view = await self._desk.job(of.job)  # or NoSuchJob
+        if view.verdict and of.since >= view.last_event:
+            watcher.callRemote("events", [], True).addErrback(lambda _: None)  # nothing will ever come
+        else:
+            self._begin(of.job, of.since, watcher)
         return None
 
     async def _unwatch(self, _: Nothing, watcher: Watcher) -> object:
