@@ -110,7 +110,7 @@ def test_a_job_says_who_asked_even_behind_sudo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("milliseconds", "said"), [(0, "0.0 s"), (59_900, "59.9 s"), (61_000, "1 min 01 s"), (3_720_000, "1 h 02 min")]
+    ("milliseconds", "said"), [(12, "12 ms"), (59_900, "59.9 s"), (61_000, "1 min 01 s"), (3_720_000, "1 h 02 min")]
 )
 def test_durations_are_said_as_a_person_would(milliseconds: int, said: str) -> None:
     assert lasted(milliseconds) == said

@@ -118,6 +118,8 @@ def when(at: int | None) -> str:
 
 def lasted(milliseconds: int) -> str:
     """A duration as a person says it."""
+    if milliseconds < 1000:
+        return f"{milliseconds} ms"
     seconds = milliseconds / 1000
     if seconds < 60:
         return f"{seconds:.1f} s"
