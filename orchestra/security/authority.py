@@ -197,6 +197,8 @@ def load(directory: Path | str) -> Authority:
     try:
         certificate = x509.load_pem_x509_certificate((place / "ca.crt").read_bytes())
         key = load_pem_private_key((place / "ca.key").read_bytes(), None)
+    except PermissionError as problem:
+        raise FileProblem(file=problem.filename, problem="cannot be read: Permission denied; are you root?") from None
     except OSError as problem:
         raise NoAuthority(directory=place, problem=f"{problem.filename}: {problem.strerror}") from None
     except (TypeError, ValueError):
