@@ -83,7 +83,7 @@ def _sentence(score: ScoreFile, who: Identity, problem: Exception) -> str:
     words = os.strerror(number) if number else str(problem)
     if number in _SHORTAGE:
         return f"this machine cannot start another process: {words}"
-    if number and getattr(problem, "filename", None) == score.rules.dir and score.rules.dir != score.path:
+    if number not in (None, errno.EPERM) and getattr(problem, "filename", None) == score.rules.dir:
         return f"its directory {score.rules.dir} cannot be entered by {who.name}: {words}"
     match number:
         case errno.ENOENT:
