@@ -5,8 +5,6 @@ that a hundred thousand tasks of a busy score do not hide the next score.
 """
 
 from collections.abc import Iterable, Sequence
-from heapq import merge
-from itertools import islice
 from sqlite3 import Cursor
 from typing import Final, NamedTuple
 
@@ -95,23 +93,97 @@ def _claim_for(books: _Books, ask: ClaimAsk) -> Claimed:
     ).fetchone()
     if row is None or row[1:] != (ask.epoch, ask.owner):
         return Claimed(ask.player, (), False, frozenset())
-    waiting, more = _choose(books, ask)
-    runs: list[Run] = []
-    for rank, job, n, score in waiting:
-        run = _take(books, ask.player, row[0] + len(runs), (rank, job, n, score))
-        if run is not None:
-            runs.append(run)
-    if runs:
-        books.cur.execute("UPDATE players SET next_seq = ? WHERE player_id = ?", (row[0] + len(runs), ask.player))
-    return Claimed(ask.player, tuple(runs), more, frozenset(run.job for run in runs))
+    turn = _Turn(books, ask, row[0])
+    turn.fill(max(ask.room, 0))
+    if turn.runs:
+        books.cur.execute("UPDATE players SET next_seq = ? WHERE player_id = ?", (turn.next_seq, ask.player))
+    return Claimed(ask.player, tuple(turn.runs), turn.more, frozenset(turn.jobs))
+
+
+class _Turn:
+    """One player's turn in a claim."""
+
+    def __init__(self, books: _Books, ask: ClaimAsk, next_seq: int) -> None:
+        self.books = books
+        self.player = ask.player
+        self.limits = ask.limits
+        self.default_limit = ask.default_limit
+        self.next_seq = next_seq
+        self.room = 0
+        self.left: dict[int, int] = {}  # score_id -> how many more may be given
+        self.runs: list[Run] = []
+        self.jobs: set[int] = set()
+        self.more = False
+
+    def fill(self, room: int) -> None:
+        """Give up to ``room`` runs. Work that is overdue ends on the way: it must not hide what is behind it."""
+        self.room = room
+        overdue = True
+        while overdue:
+            waiting, self.more = self._choose()
+            overdue = self._give(waiting)
+
+    def _give(self, waiting: Iterable[Waiting]) -> bool:
+        """Give what fits; whether anything turned out to be overdue."""
+        overdue = False
+        for item in waiting:
+            about = self.books.job(item[1])
+            if about.expires_at is not None and about.expires_at <= self.books.now:
+                self._expire(item)
+                overdue = True
+            elif not self._fits(item[3]):
+                self.more = True
+            elif (run := _take(self.books, self.player, self.next_seq, item)) is not None:
+                self._given(run, item[3])
+        return overdue
+
+    def _given(self, run: Run, score: int) -> None:
+        self.next_seq += 1
+        self.left[score] -= 1
+        self.runs.append(run)
+        self.jobs.add(run.job)
+
+    def _expire(self, item: Waiting) -> None:
+        for task in moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3]):
+            moves.end_waiting(self.books.ledger, task, State.EXPIRED, moves.NOT_STARTED)
+            self.jobs.add(task.job)
+
+    def _allowed(self, score: int) -> int:
+        if score not in self.left:
+            self.left[score] = self.limits.get(self.books.score(score), self.default_limit)
+        return min(self.left[score], self.room - len(self.runs))
+
+    def _fits(self, score: int) -> bool:
+        return self._allowed(score) > 0
+
+    def _choose(self) -> tuple[list[Waiting], bool]:
+        """What may be given, best first; and whether there surely is more than that."""
+        room = self.room - len(self.runs)
+        everything: list[Waiting] = []
+        for source in _SOURCES:
+            everything += self.books.cur.execute(source.first, (self.player, room + 1)).fetchall()
+        if len(everything) <= room or room == 0:
+            return (sorted(everything), False) if room else ([], bool(everything))
+        return sorted(item for source in _SOURCES for item in self._of_each_score(source, room)), True
+
+    def _of_each_score(self, source: _Source, room: int) -> list[Waiting]:
+        """The oldest tasks of every score that has any, as many as may be given, down to the rank that fills up."""
+        found: list[Waiting] = []
+        rank, score = _BEFORE_ALL, 0
+        while (lane := self.books.cur.execute(source.next_score, (self.player, rank, score)).fetchone()) is not None:
+            if len(found) >= room and lane[0] > rank:
+                break
+            rank, score = lane
+            allowed = self._allowed(score)
+            if allowed > 0:
+                found += self.books.cur.execute(source.of_score, (self.player, rank, score, allowed)).fetchall()
+        return found
 
 
 def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
-    """Make one pending task this player's; None when it was not pending any more, or is overdue."""
+    """Make one pending task this player's; None when it was not pending any more."""
     rank, job, n, score = waiting
     about = books.job(job)
-    if about.expires_at is not None and about.expires_at <= books.now:
-        return None
     row = books.cur.execute(_CLAIM, (player, seq, books.now, books.now, job, n)).fetchone()
     if row is None:
         return None
@@ -129,43 +201,3 @@ def _close_candidates(cur: Cursor, rank: int, score: int, job: int, n: int) -> N
         "DELETE FROM candidates WHERE player_id = ? AND rank = ? AND score_id = ? AND job_id = ? AND n = ?",
         [(player, rank, score, job, n) for player in players],
     )
-
-
-def _choose(books: _Books, ask: ClaimAsk) -> tuple[list[Waiting], bool]:
-    """What to give, in the order of rank and age; and whether work is left that cannot be given now."""
-    everything: list[Waiting] = []
-    for source in _SOURCES:
-        everything += books.cur.execute(source.first, (ask.player, ask.room + 1)).fetchall()
-    if len(everything) <= ask.room:
-        chosen = _within_limits(books, ask, sorted(everything))
-        return chosen, len(chosen) < len(everything)
-    by_score = [_of_each_score(books, ask, source) for source in _SOURCES]
-    fitting = _within_limits(books, ask, merge(*(sorted(part) for part in by_score)))
-    return list(islice(fitting, ask.room)), True
-
-
-def _within_limits(books: _Books, ask: ClaimAsk, waiting: Iterable[Waiting]) -> list[Waiting]:
-    left: dict[int, int] = {}
-    chosen: list[Waiting] = []
-    for item in waiting:
-        score = item[3]
-        if score not in left:
-            left[score] = ask.limits.get(books.score(score), ask.default_limit)
-        if left[score] > 0:
-            left[score] -= 1
-            chosen.append(item)
-    return chosen
-
-
-def _of_each_score(books: _Books, ask: ClaimAsk, source: _Source) -> list[Waiting]:
-    """The oldest tasks of every score that has any, as many as may be given."""
-    found: list[Waiting] = []
-    at: tuple[int, int] | None = (_BEFORE_ALL, 0)
-    while at is not None:
-        at = books.cur.execute(source.next_score, (ask.player, *at)).fetchone()
-        if at is None:
-            break
-        limit = min(ask.room, ask.limits.get(books.score(at[1]), ask.default_limit))
-        if limit > 0:
-            found += books.cur.execute(source.of_score, (ask.player, *at, limit)).fetchall()
-    return found

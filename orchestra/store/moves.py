@@ -29,6 +29,7 @@ class TaskRow(NamedTuple):
 TASK: Final = "job_id, n, player_id, score_id, rank, state, attempt, losses, seq, cancel, maybe_ran"
 """The columns of a :class:`TaskRow`."""
 
+NOT_STARTED: Final = "it had not started when its time was over"
 _SET = "UPDATE tasks SET state = ?, player_id = ?, seq = ?, losses = ?, maybe_ran = ?, reason = ?, changed_at = ? "
 _WHERE = "WHERE job_id = ? AND n = ? AND coalesce(player_id, 0) = ? AND attempt = ? AND seq = ? AND state + 0 = ?"
 _ids = msgspec.msgpack.Decoder(tuple[int, ...])

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from orchestra.model import Piece, Report, Scope, Standing, State, Told, after_run
+from orchestra.model import Piece, Report, Scope, Standing, State, after_run
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.players import check_session
@@ -45,7 +45,7 @@ class _Settling:
         awaited = (task.player, task.attempt, task.seq) == (self.player, report.attempt, report.seq)
         if awaited and task.state == State.DISPATCHED:
             self._move(task, report, job)
-        elif not self._repeats(task, report):
+        elif not self._repeats(report):
             self.late += 1
             detail = f"{report.told} (attempt {report.attempt}): {report.reason}".rstrip(": ")
             self.ledger.note(report.job, "late", task=report.task, player=self.player, detail=detail)
@@ -67,27 +67,26 @@ class _Settling:
         to = after_run(report.told, standing)
         if to.strike:
             moves.strike(self.cur, task, (self.player,))
+        if not moves.move(self.ledger, task, to, report.reason):
+            return
         self._keep(report)
-        if moves.move(self.ledger, task, to, report.reason) and to.state is State.PENDING:
+        if to.state is State.PENDING:
             left = moves.candidates_of(self.cur, task.job, task.n) or ()
             self.freed.append(Freed(task.job, task.n, None if one_of else self.player, left))
 
     def _keep(self, report: Report) -> None:
-        if report.told is not Told.NEVER:
-            self.cur.execute(
-                "INSERT INTO results (job_id, n, attempt, player_id, told, body) VALUES (?, ?, ?, ?, ?, ?)",
-                (report.job, report.task, report.attempt, self.player, report.told, _encode(report)),
-            )
+        self.cur.execute(
+            "INSERT INTO results (job_id, n, attempt, player_id, told, body) VALUES (?, ?, ?, ?, ?, ?)",
+            (report.job, report.task, report.attempt, self.player, report.told, _encode(report)),
+        )
 
-    def _repeats(self, task: moves.TaskRow, report: Report) -> bool:
-        """Whether this was said and settled before; a ``never`` leaves no result, and changes nothing twice."""
+    def _repeats(self, report: Report) -> bool:
+        """Whether just this was said and settled before."""
         row = self.cur.execute(
             "SELECT player_id, body FROM results WHERE job_id = ? AND n = ? AND attempt = ?",
             (report.job, report.task, report.attempt),
         ).fetchone()
-        if row is None:
-            return report.told is Told.NEVER and (task.attempt > report.attempt or task.state != State.DISPATCHED)
-        return bool(row[0] == self.player and _decode(row[1]) == report)
+        return row is not None and row[0] == self.player and _decode(row[1]) == report
 
 
 def settle(cur: Cursor, player: int, epoch: int, owner: str, reports: Sequence[Report], now: int) -> Settled:

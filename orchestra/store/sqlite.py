@@ -82,6 +82,7 @@ class Store:
                 migrate(connection, self.path, schemas())
             finally:
                 connection.close()
+            sync_directory(self.directory)
         except sqlite3.Error as problem:
             self.close()
             raise StoreUnreadable(path=self.path, problem=str(problem)) from None
@@ -98,6 +99,13 @@ class Store:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def in_memory() -> Connection:
+    """A store that lives as long as its one connection, for tests and simulation."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=512)
+    migrate(connection, ":memory:", schemas())
+    return connection
 
 
 def schemas() -> list[tuple[int, str]]:
@@ -118,7 +126,6 @@ def migrate(connection: Connection, path: str, steps: Sequence[tuple[int, str]])
         _back_up(connection, f"{path}.before-{known}")
     if found < known:
         _upgrade(connection, found, steps)
-        sync_directory(os.path.dirname(path))
 
 
 def _check_ours(connection: Connection, path: str, found: int) -> None:

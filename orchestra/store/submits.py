@@ -40,7 +40,10 @@ def submit(cur: Cursor, new: NewJob, now: int) -> Submitted:
 
 
 def _body_sha(new: NewJob) -> bytes:
-    body = (new.score, sorted(new.params.items()), new.scope, new.players, new.priority)
+    body = (
+        *(new.score, sorted(new.params.items()), new.scope, new.players, new.priority),
+        new.expires_at is None,  # when it expires differs at every try, whether it does so does not
+    )
     return hashlib.sha256(msgspec.msgpack.encode(body)).digest()
 
 
@@ -105,7 +108,8 @@ def _insert_one(cur: Cursor, new: NewJob, job: int, score: int) -> None:
 
 
 def cancel(cur: Cursor, job: int, players: Iterable[int] | None, actor: str, now: int) -> Cancelled:
-    """Cancel a job, or its tasks on ``players``: what waits ends, whoever runs one is to be told."""
+    """Cancel a job, or its tasks on ``players``: what waits ends, whoever runs one is to be told. A one-of task may
+    still go to its other candidates."""
     if cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
         raise NoSuchJob(job=job)
     chosen = None if players is None else set(players)
@@ -113,9 +117,8 @@ def cancel(cur: Cursor, job: int, players: Iterable[int] | None, actor: str, now
     states: list[State] = []
     orders: dict[int, list[int]] = {}
     for task in moves.rows(cur, "job_id = ? ORDER BY n", (job,)):
-        if chosen is not None and task.player not in chosen:
-            continue
-        states.append(_cancel(ledger, task, actor, orders))
+        if chosen is None or _concerns(cur, task, chosen):
+            states.append(_cancel(ledger, task, actor, orders))
     ended = ledger.close()
     return Cancelled(
         jobs=ledger.jobs,
@@ -126,6 +129,16 @@ def cancel(cur: Cursor, job: int, players: Iterable[int] | None, actor: str, now
         lost=states.count(State.LOST),
         orders={player: tuple(sorted(seqs)) for player, seqs in orders.items()},
     )
+
+
+def _concerns(cur: Cursor, task: moves.TaskRow, players: set[int]) -> bool:
+    """Whether a cancel on ``players`` is one of this task. They are struck from a one-of task's candidates, whoever
+    has it; it is concerned when they had it, or were the last."""
+    candidates = moves.candidates_of(cur, task.job, task.n)
+    if candidates is None or State(task.state).terminal:
+        return task.player in players
+    left = moves.strike(cur, task, players.intersection(candidates)) if players.intersection(candidates) else candidates
+    return task.player in players or (task.player is None and not left)
 
 
 def _cancel(ledger: Ledger, task: moves.TaskRow, actor: str, orders: dict[int, list[int]]) -> State:

@@ -10,7 +10,6 @@ from orchestra.store.ledger import Ledger
 from orchestra.store.values import Swept
 
 LIMIT: Final = 10_000
-NOT_STARTED: Final = "it had not started when its time was over"
 NOBODY_LEFT: Final = "every player that could have run it was removed"
 GIVEN_UP: Final = "its player has been away since before its time was over, and nobody can know what became of it"
 REMOVED_RUNNING: Final = "its player was removed, and nobody can know what became of it"
@@ -28,7 +27,7 @@ def expire(cur: Cursor, now: int, limit: int = LIMIT) -> Swept:
         if len(tasks) >= limit:
             break
     for task in tasks:
-        moves.end_waiting(ledger, task, State.EXPIRED, NOT_STARTED)
+        moves.end_waiting(ledger, task, State.EXPIRED, moves.NOT_STARTED)
     return _swept(ledger, len(tasks), len(tasks) >= limit)
 
 
@@ -38,45 +37,59 @@ def next_expiry(cur: Cursor) -> int | None:
     return None if row[0] is None else int(row[0])
 
 
-def give_up(cur: Cursor, now: int, connected: Collection[int]) -> Swept:
+def give_up(cur: Cursor, now: int, connected: Collection[int], limit: int = LIMIT) -> Swept:
     """End as ``lost`` what a player that is away cannot be running any more, and has not told of."""
-    jobs = cur.execute("SELECT job_id FROM jobs WHERE dispatched > 0 AND give_up_at <= ?", (now,)).fetchall()
-    ledger = Ledger(cur, now)
-    many = 0
+    here = frozenset(connected)
+    jobs = cur.execute(
+        "SELECT job_id FROM jobs WHERE dispatched > 0 AND give_up_at <= ? ORDER BY job_id", (now,)
+    ).fetchall()
+    tasks: list[moves.TaskRow] = []
     for (job,) in jobs:
         open_tasks = moves.rows(cur, "job_id = ? AND state + 0 = 1 ORDER BY n", (job,))
-        many += moves.lose(ledger, [task for task in open_tasks if task.player not in connected], GIVEN_UP)
-    return _swept(ledger, many, False)
+        tasks += [task for task in open_tasks if task.player not in here]
+        if len(tasks) >= limit:
+            break
+    ledger = Ledger(cur, now)
+    return _swept(ledger, moves.lose(ledger, tasks[:limit], GIVEN_UP), len(tasks) >= limit)
 
 
-def sweep_removed(cur: Cursor, now: int, grace: int) -> Swept:
+def sweep_removed(cur: Cursor, now: int, grace: int, limit: int = LIMIT) -> Swept:
     """End what only players can do that were removed ``grace`` milliseconds ago or earlier. It holds at any time,
     not only at the removal."""
-    removed = cur.execute("SELECT player_id FROM players WHERE disabled_at <= ?", (now - grace,)).fetchall()
+    removed = cur.execute(
+        "SELECT player_id FROM players WHERE disabled_at <= ? ORDER BY player_id", (now - grace,)
+    ).fetchall()
     ledger = Ledger(cur, now)
-    gone = {player for (player,) in removed}
-    many = sum(_sweep_player(ledger, player, gone) for player in sorted(gone))
-    return _swept(ledger, many, False)
+    ended = looked_at = 0
+    for (player,) in removed:
+        lost = moves.lose(ledger, moves.open_tasks(cur, player), REMOVED_RUNNING)
+        gone = _end_pending(ledger, player, limit - looked_at)
+        struck, over = _strike_candidate(ledger, player, limit - looked_at - gone)
+        ended += lost + gone + over
+        looked_at += gone + struck
+        if looked_at >= limit:
+            break
+    return _swept(ledger, ended, looked_at >= limit)
 
 
-def _sweep_player(ledger: Ledger, player: int, gone: set[int]) -> int:
-    many = moves.lose(ledger, moves.open_tasks(ledger.cur, player), REMOVED_RUNNING)
-    own = moves.rows(ledger.cur, "player_id = ? AND state = 0", (player,))
+def _end_pending(ledger: Ledger, player: int, limit: int) -> int:
+    own = moves.rows(ledger.cur, "player_id = ? AND state = 0 LIMIT ?", (player, limit))
     for task in own:
         moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)
-    return many + len(own) + _sweep_candidate(ledger, player, gone)
+    return len(own)
 
 
-def _sweep_candidate(ledger: Ledger, player: int, gone: set[int]) -> int:
-    """Strike a removed player from the one-of tasks it might have done; those with nobody left end."""
-    waiting = ledger.cur.execute("SELECT job_id, n FROM candidates WHERE player_id = ?", (player,)).fetchall()
+def _strike_candidate(ledger: Ledger, player: int, limit: int) -> tuple[int, int]:
+    """Strike a removed player from one-of tasks; from how many, and how many ended because nobody was left."""
+    rows = ledger.cur.execute("SELECT job_id, n FROM candidates WHERE player_id = ? LIMIT ?", (player, limit))
+    waiting = rows.fetchall()
     ended = 0
     for job, n in waiting:
         task = moves.rows(ledger.cur, "job_id = ? AND n = ?", (job, n))[0]
-        if not set(moves.strike(ledger.cur, task, (player,))) - gone:
+        if not moves.strike(ledger.cur, task, (player,)):
             moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)
             ended += 1
-    return ended
+    return len(waiting), ended
 
 
 def _swept(ledger: Ledger, many: int, more: bool) -> Swept:

@@ -39,7 +39,7 @@ class Submitted(Struct, frozen=True):
 
 
 class ClaimAsk(Struct, frozen=True):
-    """How many more runs a player may be given, and how many of each score it may have open at once."""
+    """How many more runs a player may be given: in all, of each score in ``limits``, and of any other score."""
 
     player: int
     epoch: int
@@ -50,7 +50,10 @@ class ClaimAsk(Struct, frozen=True):
 
 
 class Claimed(Struct, frozen=True):
-    """Runs for one player, ascending in seq. ``more``: work waits that this player could not be given now."""
+    """Runs for one player, ascending in seq. ``more``: work waits that this player has no room for now.
+
+    ``jobs`` have changed: their tasks were given out, or turned out to be overdue.
+    """
 
     player: int
     runs: tuple[Run, ...]

@@ -157,8 +157,8 @@ def player_rows(cur: Cursor, after: str, limit: int, names: Sequence[str] = ()) 
     """Players by name, those past ``after``; ``names`` empty means all."""
     marks = f"AND name IN ({', '.join('?' * len(names))})" if names else ""
     rows = cur.execute(
-        "SELECT player_id, owner, epoch, catalogue, name, online_at, seen_at, disabled_at, slots, version, address, note, "
-        "(SELECT count(*) FROM tasks t WHERE t.player_id = p.player_id AND t.state = 1), "
+        "SELECT player_id, owner, epoch, catalogue, name, online_at, seen_at, disabled_at, slots, version, address, "
+        "note, (SELECT count(*) FROM tasks t WHERE t.player_id = p.player_id AND t.state = 1), "
         "(SELECT count(*) FROM (SELECT 1 FROM tasks t WHERE t.player_id = p.player_id AND t.state = 0 LIMIT 100000)), "
         "(SELECT scores FROM catalogues c WHERE c.digest = p.catalogue) "
         f"FROM players p WHERE name > ? {marks} ORDER BY name LIMIT ?",
