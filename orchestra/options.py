@@ -22,6 +22,13 @@ def refuse(problem: OrchestraError) -> NoReturn:
     raise SystemExit(problem.status)
 
 
+def stop_failing(reactor: Any, status: int) -> None:
+    """Stop the daemon in good order, and let its supervisor know that it failed."""
+    # past twistd's own exit, which knows no status; a pidfile that stays behind names no living process
+    reactor.addSystemEventTrigger("after", "shutdown", os._exit, status)
+    reactor.stop()
+
+
 class DaemonOptions(usage.Options):
     """``--config DIR``, ``-help`` for older hands, and a log that twistd bounds as the settings say."""
 

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "scores": Mounted("orchestra.cli.operate:scores", "List the scores that players have."),
     "about": Mounted("orchestra.cli.operate:about", "The conductor in a few numbers."),
     "reload": Mounted("orchestra.cli.operate:reload", "Have a daemon read its files again; say what changed."),
+    "stage": Mounted("orchestra.cli.stage:stage", "Be the stage: run scores for the player, as player.conf says."),
     "check": Mounted("orchestra.cli.check:check", "Check a daemon's configuration without starting it."),
     "ca": Mounted("orchestra.cli.ca:ca", "Our own certificate authority."),
     "demo": Mounted("orchestra.cli.demo:demo", "See a conductor and three players at work on this machine."),

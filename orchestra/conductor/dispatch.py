@@ -183,10 +183,13 @@ class Dispatch:
         for note in greeting.notes:
             self.log.warn("{peer}: {note}", peer=door.describe(), note=note)
         before = self.scheduler.sessions.get(player)
-        if door.closed or (before is not None and before.epoch > greeting.epoch):
+        if before is not None and before.epoch > greeting.epoch:
             door.abort()
             return
         self._replace(player)
+        if door.closed:
+            self._say_goodbye(player, greeting.epoch)
+            return
         session = Session(player, door.name, greeting.epoch, hello.slots, greeting.open_scores)
         session.note, session.version = hello.note, hello.version
         door.session = session
@@ -207,6 +210,8 @@ class Dispatch:
     def _replace(self, player: int) -> None:
         older = self.doors.pop(player, None)
         if older is not None:
+            if older.session is not None:
+                self.scheduler.closed(older.session)
             self.log.info("{peer} has connected anew; its older connection is closed", peer=older.describe())
             older.abort()
 
@@ -249,9 +254,12 @@ class Dispatch:
         self.scheduler.closed(session)
         self.online_since.pop(session.player, None)
         self.log.info("{player} is offline", player=session.name)
+        self._say_goodbye(session.player, session.epoch)
+
+    def _say_goodbye(self, player: int, epoch: int) -> None:
         now = self._now()
-        gone = self._writer.write(lambda cursor: statements.goodbye(cursor, session.player, session.epoch, now))
-        gone.addErrback(lambda _: None)
+        gone = self._writer.write(lambda cursor: statements.goodbye(cursor, player, epoch, now))
+        gone.addErrback(lambda _: None)  # the next Hello says more than this would
 
     def sweep_silent(self, seconds: float) -> None:
         """Cut off players that were not heard for so long."""

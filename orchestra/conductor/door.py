@@ -96,7 +96,7 @@ class Door(Peer):
             return
         self.player = self._dispatch.player_id(self.name)
         if self.player is None:
-            self.dismiss(f"{self.name} {NOT_LISTED}", 60.0)
+            self.dismiss(f"{self.name} {NOT_LISTED}", 15.0)
 
     def dismiss(self, reason: str, retry_after: float) -> None:
         """Say why we will not talk on, and close."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
@@ -20,7 +20,7 @@ from orchestra import __version__, settings
 from orchestra.audience.desk import Reloaded
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.door import Limits, Porch
-from orchestra.errors import FileProblem, OrchestraError
+from orchestra.errors import EX_SOFTWARE, FileProblem, OrchestraError
 from orchestra.security import credentials as security
 from orchestra.security.contexts import ServerCredentials
 from orchestra.security.credentials import Credentials, is_revoked
@@ -31,6 +31,7 @@ from orchestra.store.saver import Saver
 BACKLOG: Final = 4096
 GIVE_UP_EVERY: Final = 30.0
 FILES_EVERY: Final = 60.0
+WARN_EVERY: Final = 24 * 3_600_000  # milliseconds between two warnings of what will expire
 
 
 class Store(Service):
@@ -63,6 +64,11 @@ class Roster:
         self._dispatch = dispatch
         self._writer = writer
         self._now = now
+
+    async def begin(self, names: Iterable[str]) -> None:
+        """These are the players at the start; nobody is connected yet, whatever a conductor that died has left."""
+        await self._writer.write(statements.everybody_left)
+        await self.put(names)
 
     async def put(self, names: Iterable[str]) -> tuple[str, ...]:
         """These are the players from now on; what changed, in sentences."""
@@ -98,7 +104,9 @@ class Conductor(Service):
         roster: Roster,
         names: tuple[str, ...],
         now: Callable[[], int],
+        fail: Callable[[int], object],
     ) -> None:
+        """``fail`` stops the daemon with an exit status. The audience's seat is added once there is a desk."""
         self._reactor = reactor
         self._read_settings = read_settings
         self._settings = read_settings()
@@ -107,6 +115,10 @@ class Conductor(Service):
         self._roster = roster
         self._names = names
         self._now = now
+        self._fail = fail
+        self.seat: Service | None = None
+        self._reloading = DeferredLock()
+        self._warned_at = 0
         self._ports: list[IListeningPort] = []
         self._loops: list[LoopingCall] = []
         self.addresses: list[tuple[str, int]] = []
@@ -119,7 +131,7 @@ class Conductor(Service):
         Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
 
     async def _open(self) -> None:
-        await self._roster.put(self._names)
+        await self._roster.begin(self._names)
         await self._roster.learn_catalogues()
         chosen = self._settings
         limits = Limits(
@@ -149,6 +161,8 @@ class Conductor(Service):
             address = port.getHost()
             self.addresses.append((address.host, address.port))
             self.log.info("players may connect to {host}:{port}", host=address.host, port=address.port)
+        if self.seat is not None:
+            self.seat.startService()
         self._start_loops(chosen.beat / 1000, chosen.removal_grace)
         self.log.info(
             "conductor {version} is running, {players} players", version=__version__, players=len(self._names)
@@ -157,9 +171,10 @@ class Conductor(Service):
     def _cannot_open(self, failure: Failure) -> None:
         if isinstance(failure.value, OrchestraError):
             self.log.error("the conductor cannot start: {problem}", problem=failure.value.sentence)
+            self._fail(failure.value.status)
         else:
             self.log.failure("the conductor cannot start", failure=failure)
-        self._reactor.stop()
+            self._fail(EX_SOFTWARE)
 
     def _start_loops(self, beat: float, grace: int) -> None:
         self._loop(1.0, self._expire)
@@ -190,6 +205,8 @@ class Conductor(Service):
             if loop.running:
                 loop.stop()
         done: Deferred[Any] = succeed(None)
+        if self.seat is not None and self.seat.running:
+            done.addCallback(partial(_stop, self.seat))
         for port in self._ports:
             done.addCallback(partial(_stop_listening, port))
         for door in tuple(self._dispatch.doors.values()):
@@ -211,8 +228,10 @@ class Conductor(Service):
 
     async def _watch_files(self) -> None:
         ours = self._tls.credentials
-        for warning in ours.warnings(self._now()):
-            self.log.warn("{warning}", warning=warning)
+        if self._now() - self._warned_at >= WARN_EVERY:
+            self._warned_at = self._now()
+            for warning in ours.warnings(self._warned_at):
+                self.log.warn("{warning}", warning=warning)
         if ours.stale():
             changed = self._reload_credentials(self._settings)
             self.log.info("{changed}", changed=", ".join(changed))
@@ -221,6 +240,10 @@ class Conductor(Service):
 
     async def reload(self) -> Reloaded:
         """Read players, certificates and CRL again; what cannot be used is refused and the old one stays."""
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> Reloaded:
         changed: list[str] = []
         refused: list[str] = []
         try:

@@ -3,6 +3,7 @@
 import gc
 import grp
 import os
+import socket
 import time
 import uuid
 from typing import Any
@@ -11,13 +12,14 @@ from twisted.application.service import IService
 
 from orchestra import settings
 from orchestra.audience.perspective import audience_port
+from orchestra.audience.seat import free_path
 from orchestra.conductor.desk import FrontDesk
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.service import Conductor, Roster, Store, load_credentials, whole
-from orchestra.errors import ConfigError, OrchestraError, StoreFailed
+from orchestra.errors import EX_SOFTWARE, ConfigError, FileProblem, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
-from orchestra.options import ConductorOptions, refuse
+from orchestra.options import ConductorOptions, refuse, stop_failing
 from orchestra.security.contexts import ServerCredentials
 from orchestra.store import sqlite, statements
 from orchestra.store.writer import Reader, Writer
@@ -43,10 +45,11 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     tls = ServerCredentials(load_credentials(chosen))
     gid = _group(chosen)
     sqlite.try_lock(chosen.state)
+    _check_ports(chosen)
 
     def fatal(problem: StoreFailed) -> None:
         conductor.log.critical("{problem}", problem=problem.sentence)
-        reactor.stop()
+        stop_failing(reactor, EX_SOFTWARE)
 
     store = sqlite.Store(chosen.state)
     writer = Writer(store.connect, reactor.callFromThread, fatal, "store")
@@ -54,7 +57,9 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     feed = Feed(lambda job, since, limit: reader.read(lambda cursor: statements.events(cursor, job, since, limit)))
     dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed)
     roster = Roster(dispatch, writer, now)
-    conductor = Conductor(reactor, options.read, tls, dispatch, roster, names, now)
+    conductor = Conductor(
+        reactor, options.read, tls, dispatch, roster, names, now, lambda status: stop_failing(reactor, status)
+    )
     desk = FrontDesk(
         dispatch,
         reader,
@@ -68,8 +73,14 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         reload=conductor.reload,
     )
 
-    def start() -> None:
+    # here, where what is wrong is still told to whoever starts us; with --uid only later, as the user it will be
+    as_another_user = bool(options.parent is not None and options.parent.get("uid"))
+    if not as_another_user:
         store.open()
+
+    def start() -> None:
+        if as_another_user:
+            store.open()
         writer.start()
         reader.start()
         gc.set_threshold(100_000, 50, 1000)
@@ -78,9 +89,23 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def stop() -> Any:
         return reader.stop().addCallback(lambda _: writer.stop()).addCallback(lambda _: store.close())
 
-    seat = audience_port(reactor, chosen.audience, 0o660, chosen.audience_group, desk)
+    conductor.seat = audience_port(reactor, chosen.audience, 0o660, chosen.audience_group, desk)
     hangup = Hangup(reactor, conductor.reload)
-    return whole(Store(start, stop), conductor, seat, hangup)
+    return whole(Store(start, stop), conductor, hangup)
+
+
+def _check_ports(chosen: settings.ConductorSettings) -> None:
+    """Raise while somebody can be told, not when the daemon is in the background."""
+    free_path(chosen.audience, "conductor")
+    for listen in chosen.listen:
+        with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((listen.host, listen.port))
+            except OSError as problem:
+                where, why = f"{listen.host}:{listen.port}", os.strerror(problem.errno or 0)
+                file = os.path.join(chosen.config, "conductor.conf")
+                raise FileProblem(file=file, problem=f"cannot listen on {where} (key 'listen'): {why}") from None
 
 
 def _group(chosen: settings.ConductorSettings) -> int | None:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from orchestra import __version__, parameters
 from orchestra.audience.desk import Reloaded
 from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist
-from orchestra.errors import NotSaved, OrchestraError, StoreFailed, UnfitScore
+from orchestra.errors import EX_SOFTWARE, NotSaved, OrchestraError, StoreFailed, UnfitScore
 from orchestra.model import (
     PROTOCOL,
     Announce,
@@ -40,6 +40,8 @@ from orchestra.wire import commands
 
 TICK: Final = 1.0
 LOOK_AT_DISK: Final = 10.0
+LOOK_AT_CERTIFICATES: Final = 60.0
+WARN_EVERY: Final = 86_400.0
 LEAST_FREE: Final = 32 << 20  # bytes on the journal's disk, below which no work is taken
 NOTHING: Final = JournalChange()
 STAGE_RETRY: Final = 1.0
@@ -66,6 +68,8 @@ class Player(Service):
         make_backstage: Callable[[str, "Player"], Backstage],
         make_connector: Callable[["Player"], Connector],
         reload_certificates: Callable[[], list[str]],
+        warnings: Callable[[], list[str]],
+        fail: Callable[[int], object],
     ) -> None:
         """``start_stage`` is None when the stage has a unit of its own; the rest is made by the tap."""
         self._reactor = reactor
@@ -81,6 +85,9 @@ class Player(Service):
         self._make_backstage = make_backstage
         self._connector = make_connector(self)
         self._reload_certificates = reload_certificates
+        self._warnings = warnings
+        self._fail = fail
+        self._told_note = ""
         self._reporter = Reporter(reactor, self._fetch, self._reported)
         self._backstage: Backstage
         self._worklist: Worklist
@@ -96,7 +103,8 @@ class Player(Service):
     def startService(self) -> None:
         """Read the journal, find the stage, then the conductor."""
         Service.startService(self)
-        self._journal.open()
+        if not self._journal.identity:
+            self._journal.open()
         if self._journal.note:
             self.log.error("{note}", note=self._journal.note)
         self._writer.start()
@@ -105,6 +113,9 @@ class Player(Service):
         self._backstage = self._make_backstage(self._journal.identity, self)
         self._loop(TICK, self._tick)
         self._loop(LOOK_AT_DISK, self._look_at_disk)
+        self._loop(LOOK_AT_CERTIFICATES, self._look_at_certificates)
+        self._loop(WARN_EVERY, self._warn)
+        self._warn()
         version = __version__
         self.log.info("player {name} {version} is running", name=self._name, version=version)
         self._find_stage()
@@ -136,7 +147,7 @@ class Player(Service):
 
     def _give_up(self) -> None:
         self._stopping = True
-        self._reactor.stop()
+        self._fail(EX_SOFTWARE)
 
     # ---- save, then do
 
@@ -255,7 +266,7 @@ class Player(Service):
 
     def hello(self) -> Hello:
         """How we introduce ourselves."""
-        note = self._disk_trouble()
+        note = self._told_note = self._disk_trouble()
         return Hello(
             protocol=PROTOCOL,
             version=__version__,
@@ -348,6 +359,20 @@ class Player(Service):
     def _look_at_disk(self) -> None:
         if self._repertoire.changed_on_disk():
             self._reload_scores()
+        if self._line is not None and bool(self._disk_trouble()) != bool(self._told_note):
+            self.log.warn("the room on the journal's disk has changed: saying Hello anew")
+            self._line.hang_up()
+
+    def _look_at_certificates(self) -> None:
+        try:
+            for line in self._reload_certificates():
+                self.log.info("{line}", line=line)
+        except OrchestraError as problem:
+            self.log.error("{problem} The certificates read before stay in force.", problem=problem.sentence)
+
+    def _warn(self) -> None:
+        for warning in self._warnings():
+            self.log.warn("{warning}", warning=warning)
 
     def _reload_scores(self) -> list[str]:
         before = self._repertoire.catalogue.digest

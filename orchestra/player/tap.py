@@ -9,9 +9,10 @@ from typing import Any
 from twisted.application.service import IService, MultiService
 
 from orchestra import settings
-from orchestra.errors import OrchestraError, StoreFailed
+from orchestra.audience.seat import free_path
+from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
-from orchestra.options import PlayerOptions, refuse
+from orchestra.options import PlayerOptions, refuse, stop_failing
 from orchestra.player import seat
 from orchestra.player.backstage import Backstage, start_stage
 from orchestra.player.line import Connector
@@ -41,11 +42,14 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     chosen: settings.PlayerSettings = options.read()
     tls = ClientCredentials(load_credentials(chosen))
     journal.try_lock(chosen.state)
+    free_path(chosen.seat, "player")
     book = journal.Journal(chosen.state)
+    if not (options.parent is not None and options.parent.get("uid")):
+        book.open()  # here, where what is wrong is still told to whoever starts us
 
     def fatal(problem: StoreFailed) -> None:
         player.log.critical("{problem}", problem=problem.sentence)
-        reactor.stop()
+        stop_failing(reactor, EX_SOFTWARE)
 
     def reload_certificates() -> list[str]:
         fresh = options.read()
@@ -70,6 +74,8 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
             reactor, chosen.conductors, tls, listener, chosen.beat / 1000, SystemRandom()
         ),
         reload_certificates=reload_certificates,
+        warnings=lambda: list(tls.credentials.warnings(time.time_ns() // 1_000_000)),
+        fail=lambda status: stop_failing(reactor, status),
     )
     gc.set_threshold(100_000, 50, 1000)
     services = MultiService()

@@ -146,7 +146,7 @@ class Peer(amp.AMP):
         except NotSaved as problem:
             self.log.error("{peer}: {problem}", peer=self.describe(), problem=problem)
             heard.answer.errback(Failure(amp.RemoteAmpError(NOT_SAVED, b"not saved")))
-        except Exception:
+        except Exception:  # noqa: BLE001 - the door: logged once, the connection closed
             self.log.failure("{peer}: its command failed here; the connection is closed", peer=self.describe())
             self.abort()
         else:
