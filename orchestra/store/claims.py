@@ -30,7 +30,7 @@ def _source(table: str, where: str) -> _Source:
     start = f"SELECT rank, job_id, n, score_id FROM {table} WHERE player_id = ? {where}"
     return _Source(
         f"{start} ORDER BY rank, score_id, job_id, n LIMIT ?",
-        f"SELECT rank, score_id FROM {table} WHERE player_id = ? {where} AND (rank, score_id) > (?, ?) "
+        f"SELECT rank, score_id FROM {table} WHERE player_id = ? {where} AND (rank, score_id) >= (?, ?) "
         "ORDER BY rank, score_id LIMIT 1",
         f"{start} AND rank = ? AND score_id = ? ORDER BY job_id, n LIMIT ?",
     )
@@ -170,7 +170,11 @@ class _Turn:
         """The oldest tasks of every score that has any, as many as may be given, down to the rank that fills up."""
         found: list[Waiting] = []
         rank, score = _BEFORE_ALL, 0
-        while (lane := self.books.cur.execute(source.next_score, (self.player, rank, score)).fetchone()) is not None:
+        while True:
+            # from score + 1 on: SQLite would walk through all of a score to find what is greater than it
+            lane = self.books.cur.execute(source.next_score, (self.player, rank, score + 1)).fetchone()
+            if lane is None:
+                break
             if len(found) >= room and lane[0] > rank:
                 break
             rank, score = lane

@@ -121,8 +121,9 @@ CREATE TABLE tasks (
     reason        TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (job_id, n)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX tasks_pending ON tasks (player_id, rank, score_id, job_id, n) WHERE state = 0;
-CREATE INDEX tasks_open ON tasks (player_id, seq, score_id) WHERE state = 1;
+-- state ends the key so that a scan need not look at the table to see what the index says anyway
+CREATE INDEX tasks_pending ON tasks (player_id, rank, score_id, job_id, n, state) WHERE state = 0;
+CREATE INDEX tasks_open ON tasks (player_id, seq, state) WHERE state = 1;
 
 -- Who may claim a one-of task: rows are there exactly while it is pending.
 CREATE TABLE candidates (
