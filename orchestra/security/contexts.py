@@ -203,11 +203,11 @@ def explain(failure: Failure, ours: Credentials, now: int | None = None) -> str:
     return f"the connection to {peer} ended: {failure.getErrorMessage()}"
 
 
-_NETWORK: Final[tuple[tuple[type[Exception], str], ...]] = (
+_NETWORK: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
     (error.DNSLookupError, "the name of {peer} cannot be resolved to an address"),
     (error.ConnectionRefusedError, "nothing listens there: is {peer} running?"),
     (error.NoRouteError, "there is no route to {peer}"),
-    (error.TimeoutError, "{peer} did not answer in time: is a firewall in between?"),
+    ((error.TimeoutError, error.TCPTimedOutError), "{peer} did not answer in time: is a firewall in between?"),
     (error.ConnectionAborted, "we gave up the connection to {peer}"),
     (error.ConnectionDone, "{peer} closed the connection"),
     (error.ConnectionLost, "the connection to {peer} was lost"),
@@ -266,8 +266,9 @@ def _told(reason: str, peer: str, ours: Credentials, now: int) -> str:
     known = "expired" if now > ours.not_after else "valid"
     alert = re.sub(r".*alert ", "", reason)
     template = _ALERTS.get(f"{alert}, {known}") or _ALERTS.get(alert) or _REASONS.get(reason)
-    template = template or f"TLS with {{peer}} failed: {reason or 'no reason given'}"
-    return template.format(peer=peer, issuer=ours.issuer, name=describe(ours.certificate), until=until)
+    template = template or "TLS with {peer} failed: {reason}"
+    reason = reason or "no reason given"
+    return template.format(peer=peer, reason=reason, issuer=ours.issuer, name=describe(ours.certificate), until=until)
 
 
 _ALERTS: Final[dict[str, str]] = {
