@@ -591,6 +591,30 @@ def test_a_successor_sweeps_up_before_it_answers(theatre: Theatre, player: Playe
     assert runs["2"] == {"state": "swept"}
 
 
+@pytest.mark.parametrize("after", [1, 7, 20])
+def test_a_stage_killed_in_a_storm_of_starts_is_accounted_for(
+    theatre: Theatre, player: Player, tmp_path: Path, after: int
+) -> None:
+    """Whatever has written to the ledger is known to the successor, and nothing writes once that has answered."""
+    ledger = tmp_path / "ledger"
+    theatre.score("note", f"echo $ORC_n >> {ledger}; sleep 0.02; echo $ORC_n ended >> {ledger}")
+    for seq in range(1, 61):
+        player.perform(seq, "note", params={"n": str(seq)})
+    for _ in range(after):
+        player.hear("started")
+    theatre.stages[0].kill()
+    theatre.stages[0].wait(PATIENCE)
+    theatre.start()
+    written = ledger.read_text() if ledger.exists() else ""
+    runs = Player(theatre).standing["runs"]
+    assert {line.split()[0] for line in written.splitlines()} <= set(runs)
+    assert len(runs) >= after
+    finished = [seq for seq, run in runs.items() if run["state"] == "done"]
+    assert all(f"{seq} ended" in written.splitlines() for seq in finished)
+    assert not [one for one in scan() if one.mark.startswith(theatre.journal)]
+    assert written == (ledger.read_text() if ledger.exists() else "")
+
+
 def test_what_a_finished_run_left_is_not_swept(theatre: Theatre, player: Player) -> None:
     """A service that a score restarted lives through the death of the stage."""
     theatre.score("restart", "sleep 60 > /dev/null 2>&1 & setsid sleep 60 > /dev/null 2>&1 & echo $!")
@@ -733,20 +757,16 @@ def knock(theatre: Theatre, uid: int) -> str:
     return done.stdout.decode().strip() or done.stderr.decode()
 
 
-def test_the_log_names_events_and_never_parameters(theatre: Theatre) -> None:
+def test_the_log_names_events_and_never_parameters(theatre: Theatre, player: Player) -> None:
     theatre.score("greet", "true")
-    stage = subprocess.Popen(theatre.command("--log", str(theatre.log)), stderr=subprocess.PIPE)
-    theatre.stages.append(stage)
-    while not theatre.socket.exists():
-        assert stage.poll() is None
-    player = Player(theatre)
     player.outcome(1, "greet", params={"secret": "hunter2"})
     player.perform(2, "no\nsuch")
     player.hear("refused")
-    log = theatre.log.read_text()
+    theatre.stages[0].terminate()
+    assert theatre.stages[0].stderr
+    log = theatre.stages[0].stderr.read().decode()
     assert "run 1 of greet: started" in log and "run 1: ok, exit status 0" in log
     assert "hunter2" not in log and "\nsuch" not in log
-    player.close()
 
 
 def test_gone_processes_do_not_confuse_the_helpers() -> None:
@@ -757,3 +777,22 @@ def test_gone_processes_do_not_confuse_the_helpers() -> None:
     wait_until_gone(process.pid)
     assert not alive(process.pid)
     process.wait(PATIENCE)
+
+
+def test_a_log_is_opened_anew_on_sighup(theatre: Theatre) -> None:
+    """So that logrotate may move it away."""
+    theatre.score("greet", "true")
+    assert finished(theatre.command("--log", str(theatre.log), "--detach")).returncode == 0
+    player = Player(theatre)
+    stage = player.standing["pid"]
+    try:
+        player.outcome(1, "greet")
+        theatre.log.rename(theatre.log.with_suffix(".old"))
+        os.kill(stage, signal.SIGHUP)
+        player.outcome(2, "greet")
+        player.outcome(3, "greet")
+        assert "run 3: ok" in theatre.log.read_text()
+    finally:
+        player.close()
+        os.kill(stage, signal.SIGTERM)
+        wait_until_gone(stage)

@@ -230,6 +230,7 @@ class Backstage:
         self._journal = journal_id
         self._listener = listener
         self._talk: _Talk | None = None
+        self._wanted: object = None  # the attempt to connect that still matters
         self._protocols: dict[int, ProcessProtocol] = {}
         self._processes: dict[int, StageProcess] = {}
         self._adoptable: dict[int, Running] = {}
@@ -253,11 +254,15 @@ class Backstage:
     async def connect(self) -> Standing:
         """Find the stage; what it has of our runs. :class:`NoStage` if it does not answer."""
         self.stop()
+        self._wanted = wanted = object()
         endpoint = UNIXClientEndpoint(self._reactor, self._socket_path, timeout=CONNECT_TIMEOUT)
         try:
             talk: _Talk = await endpoint.connect(Factory.forProtocol(lambda: _Talk(self._heard, self._lost)))
         except (ConnectError, OSError) as problem:
             raise self._no_stage(str(problem)) from None
+        if self._wanted is not wanted:
+            talk.leave("the player left")
+            raise self._no_stage("the player left")
         self._talk = talk
         talk.say({"type": "hello", "journal": self._journal, "version": frames.VERSION})
         try:
@@ -318,6 +323,7 @@ class Backstage:
 
     def stop(self) -> None:
         """Leave. What runs goes on."""
+        self._wanted = None
         talk, self._talk = self._talk, None
         if talk is not None:
             self._drop("the player left")

@@ -29,7 +29,7 @@ MOST_TO_PLAYER: Final = 64 << 20
 INLINE: Final = 8192  # kept output up to this travels in the outcome itself
 
 _HEADER: Final = struct.Struct(">II")
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class BadFrame(ValueError):
@@ -43,7 +43,7 @@ def pack(text: bytes, body: bytes = b"") -> bytes:
 
 def encode(message: Mapping[str, object], body: bytes = b"") -> bytes:
     """One frame that says ``message``."""
-    return pack(_to_json(message).encode(), body)
+    return pack(to_json(message).encode(), body)
 
 
 class Frames:

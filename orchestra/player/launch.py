@@ -5,6 +5,7 @@ import grp
 import os
 import pwd
 import subprocess
+import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +13,9 @@ from orchestra.errors import NotStarted
 from orchestra.player.scorefile import Rules, ScoreFile
 
 _SHORTAGE: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC}
+
+
+_BELIEVED: Final = 5.0
 
 
 class Identity(NamedTuple):
@@ -30,18 +34,34 @@ class Launched(NamedTuple):
     stderr: int
 
 
-def identity(rules: Rules, score_user: str | None) -> Identity:
-    """As whom a score runs by its rules; :class:`NotStarted` if there is no such user or the stage may not be them."""
+class Users:
+    """As whom scores run; the system's user database is believed for some seconds."""
+
+    def __init__(self, score_user: str | None) -> None:
+        self._score_user = score_user
+        self._known: dict[tuple[str | None, str | None], tuple[float, Identity]] = {}
+
+    def identity(self, rules: Rules) -> Identity:
+        """As whom a score runs by its rules; :class:`NotStarted` if there is no such user or we may not be them."""
+        asked = rules.user or self._score_user, rules.group
+        until, known = self._known.get(asked, (0.0, None))
+        if known is None or until < time.monotonic():
+            known = _identity(*asked)
+            self._known[asked] = time.monotonic() + _BELIEVED, known
+        return known
+
+
+def _identity(name: str | None, group: str | None) -> Identity:
     own = os.geteuid()
-    user = _user(rules.user or score_user or str(own))
-    gid = _group(rules.group) if rules.group else user.pw_gid
+    user = _user(name or str(own))
+    gid = _group(group) if group else user.pw_gid
     if own != 0:
         if user.pw_uid != own:
             raise NotStarted(
                 reason=f"it is to run as {user.pw_name}, but the stage runs as uid {own} and cannot switch"
             )
-        if rules.group and gid != os.getegid():
-            raise NotStarted(reason=f"it is to run in group {rules.group}, but the stage is not root and cannot switch")
+        if gid != os.getegid() and group:
+            raise NotStarted(reason=f"it is to run in group {group}, but the stage is not root and cannot switch")
         return Identity(user.pw_name, user.pw_dir, {})
     groups = os.getgrouplist(user.pw_name, gid)
     if user.pw_uid == 0 and gid == os.getegid() and set(groups) == set(os.getgroups()) | {gid}:

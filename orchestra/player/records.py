@@ -6,33 +6,38 @@ A record whose checksum is wrong counts as none.
 
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from orchestra.player.frames import BadFrame, Frames, encode
+from orchestra.player.frames import BadFrame, Frames, pack, to_json
 from orchestra.player.sweep import Leader
 
 Outcome = dict[str, Any]
 
 _STREAMS: Final = {1: "stdout", 2: "stderr"}
+_FILES: Final = ("leader", "done", "stdout", "stderr", "done.new")
 _MOST: Final = 1 << 30
 
 
 class Done(NamedTuple):
-    """How a run ended, and its kept output if that is short."""
+    """How a run ended, also as JSON, and its kept output if that is short."""
 
     outcome: Outcome
+    text: str
     body: bytes
+
+
+def done(outcome: Outcome, body: bytes = b"") -> Done:
+    return Done(outcome, to_json(outcome), body)
 
 
 class RunDirectory:
     """What is on disk about one run."""
 
     def __init__(self, root: str, journal: str, seq: int) -> None:
-        self._above = os.path.join(root, "runs", journal)
-        self.path = os.path.join(self._above, str(seq))
+        self._above = f"{root}/runs/{journal}"
+        self.path = f"{self._above}/{seq}"
 
     def create(self) -> None:
         """Begin the run; FileExistsError if it was begun before."""
@@ -45,23 +50,24 @@ class RunDirectory:
 
     def write_leader(self, leader: Leader) -> None:
         """Keep who the first process is, for the sweep of a successor."""
-        _write(os.path.join(self.path, "leader"), json.dumps(leader).encode())
+        # the text of a symbolic link: whole or not there, in one system call
+        os.symlink(" ".join(map(str, leader)), f"{self.path}/leader")
 
     def leader(self) -> Leader | None:
         try:
-            with open(os.path.join(self.path, "leader"), "rb") as file:
-                return Leader(*json.load(file))
-        except (OSError, ValueError, TypeError):
+            pid, start, boot, cgroup = os.readlink(f"{self.path}/leader").split(" ")
+            return Leader(int(pid), int(start), boot, cgroup)
+        except (OSError, ValueError):
             return None
 
     def write_output(self, stream: int, data: bytes) -> None:
         """Keep the output of a stream; it is on disk when this returns."""
-        _write(os.path.join(self.path, _STREAMS[stream]), data, synced=True)
+        _write(f"{self.path}/{_STREAMS[stream]}", data, synced=True)
 
     def read_output(self, stream: int, position: int, size: int) -> bytes:
         """Kept bytes from ``position`` in the joined pieces; fewer, or none, if they are not there."""
         try:
-            with open(os.path.join(self.path, _STREAMS[stream]), "rb") as file:
+            with open(f"{self.path}/{_STREAMS[stream]}", "rb") as file:
                 file.seek(position)
                 return file.read(size)
         except OSError:
@@ -69,9 +75,9 @@ class RunDirectory:
 
     def write_done(self, done: Done) -> None:
         """Keep how the run ended."""
-        frame = encode(done.outcome, done.body)
-        _write(self._record + ".new", zlib.crc32(frame).to_bytes(4, "big") + frame)
-        os.rename(self._record + ".new", self._record)
+        frame = pack(done.text.encode(), done.body)
+        _write(f"{self._record}.new", zlib.crc32(frame).to_bytes(4, "big") + frame)
+        os.rename(f"{self._record}.new", self._record)
 
     def done(self) -> Done | None:
         """How the run ended, or None if that is not, or not readably, on disk."""
@@ -81,7 +87,7 @@ class RunDirectory:
             if zlib.crc32(raw[4:]).to_bytes(4, "big") != raw[:4]:
                 return None
             [(text, body)] = Frames(_MOST).feed(raw[4:])
-            return Done(json.loads(text), body)
+            return Done(json.loads(text), text.decode(), body)
         except (OSError, ValueError, BadFrame):
             return None
 
@@ -95,11 +101,18 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Forget the run."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        for name in _FILES[:2]:
+            _unlink(f"{self.path}/{name}")
+        try:
+            os.rmdir(self.path)
+        except OSError:
+            for name in _FILES[2:]:
+                _unlink(f"{self.path}/{name}")
+            os.rmdir(self.path)
 
     @property
     def _record(self) -> str:
-        return os.path.join(self.path, "done")
+        return f"{self.path}/done"
 
 
 def every_run(root: str) -> Iterator[tuple[str, int]]:
@@ -129,16 +142,26 @@ def _names(path: str) -> list[str]:
 
 
 def _write(path: str, data: bytes, synced: bool = False) -> None:
-    with open(path, "wb", buffering=0) as file:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
         left = memoryview(data)
         while left:
-            left = left[file.write(left) :]
+            left = left[os.write(handle, left) :]
         if synced:
-            os.fsync(file.fileno())
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

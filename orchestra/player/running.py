@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from orchestra.player.frames import INLINE
 from orchestra.player.launch import Launched
 from orchestra.player.loop import Loop
-from orchestra.player.records import Done, Outcome
+from orchestra.player.records import Outcome
 from orchestra.player.scorefile import Rules
 from orchestra.player.streams import Answers, Kept
 from orchestra.player.sweep import Seen, of_run, strike
@@ -28,9 +28,10 @@ _CHUNK: Final = 65536
 
 
 class Ended(NamedTuple):
-    """An outcome, and kept output too long to travel in it."""
+    """An outcome, kept output short enough to travel with it, or else by stream what is too long for that."""
 
-    done: Done
+    outcome: Outcome
+    body: bytes
     long_output: dict[int, bytes]
 
 
@@ -202,7 +203,7 @@ class Run:
         outcome = self._outcome(notes, inline)
         body = kept[1] + kept[2] if inline else b""
         long_output = {} if inline else {stream: data for stream, data in kept.items() if data}
-        self._house.ended(self, Ended(Done(outcome, body), long_output))
+        self._house.ended(self, Ended(outcome, body, long_output))
 
     def _outcome(self, notes: list[str], inline: bool) -> Outcome:
         assert self._exit  # for the type checker: nothing ends before its first process has
@@ -227,9 +228,9 @@ class Run:
         }
 
 
-def refusal(reason: str) -> Done:
+def refusal(reason: str) -> Outcome:
     """The outcome of a run of which nothing was started."""
-    return Done({"told": "refused", "reason": reason, "ended_at": _wall()}, b"")
+    return {"told": "refused", "reason": reason, "ended_at": _wall(), "inline": True}
 
 
 def _described(kept: Kept) -> Outcome:

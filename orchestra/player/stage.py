@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -31,10 +32,17 @@ from orchestra.errors import (
     UnfitScore,
 )
 from orchestra.parameters import environment, problem
-from orchestra.player.frames import MOST_TO_STAGE, VERSION, BadFrame, Frames, encode
-from orchestra.player.launch import Launched, identity, launch
+from orchestra.player.frames import (
+    MOST_TO_STAGE,
+    VERSION,
+    BadFrame,
+    Frames,
+    encode,
+    pack,
+)
+from orchestra.player.launch import Launched, Users, launch
 from orchestra.player.loop import READ, WRITE, Loop
-from orchestra.player.records import Done, RunDirectory, every_run, sync_group
+from orchestra.player.records import Done, RunDirectory, done, every_run, sync_group
 from orchestra.player.running import Ended, House, Run, refusal
 from orchestra.player.scorefile import ScoreFile, current, load
 from orchestra.player.sweep import (
@@ -87,19 +95,22 @@ class Log:
         """Open the file anew (SIGHUP), and put it aside if it has grown large."""
         if self._path is None:
             return
-        if self._handle != 2:
-            os.close(self._handle)
-            self._handle = 2
         if os.path.exists(self._path) and os.path.getsize(self._path) > _LOG_LIMIT:
             os.replace(self._path, self._path + ".1")
-        self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        if self._handle != 2:
+            os.close(self._handle)
+        self._handle = fresh
 
     def check_size(self) -> None:
+        if self._path and os.fstat(self._handle).st_size > _LOG_LIMIT:
+            self.try_to_reopen()
+
+    def try_to_reopen(self) -> None:
         try:
-            if self._path and os.fstat(self._handle).st_size > _LOG_LIMIT:
-                self.reopen()
+            self.reopen()
         except OSError as trouble:
-            self.say(f"the log cannot be put aside: {trouble.strerror}")
+            self.say(f"the log {self._path} cannot be opened: {trouble.strerror}")
 
 
 class Nonsense(ValueError):
@@ -121,6 +132,10 @@ class Connection:
 
     def send(self, message: Message, body: bytes = b"") -> None:
         self._unsent += encode(message, body)
+
+    def send_text(self, text: str, body: bytes) -> None:
+        """Send a message that is JSON already."""
+        self._unsent += pack(text.encode(), body)
 
     def flush(self) -> None:
         """Send what was said in this turn."""
@@ -181,6 +196,7 @@ class Stage:
         self._null = os.open(os.devnull, os.O_RDONLY)
         self._house = House(self.loop, self._scan_since, self.reap, self._ended, self._alarm)
         self._connections: list[Connection] = []
+        self._users = Users(options.score_user)
         self._scores: dict[str, ScoreFile] = {}
         self._running: dict[Key, Run] = {}
         self._keys: dict[int, Key] = {}  # by pid
@@ -206,8 +222,8 @@ class Stage:
     def recover(self) -> None:
         """Read what a stage before left in the directory, and kill what it left running."""
         for key in every_run(self._options.dir):
-            if done := self._directory(key).done():
-                self._done[key] = done
+            if kept := self._directory(key).done():
+                self._done[key] = kept
             else:
                 self._unswept[key] = self._directory(key).leader()
         self._unsynced.update(self._done)
@@ -223,14 +239,24 @@ class Stage:
         self.loop.catch((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._caught)
         self._plan_sync()
         self._log.say(f"ready, {len(self._done)} outcomes kept, {len(self._swept) + len(self._unswept)} runs lost")
-        self.loop.run()
-        os.unlink(self._options.socket)
+        try:
+            self.loop.run()
+        except Exception:
+            self._log.say(f"this is a bug, the stage ends: {traceback.format_exc()}")
+            raise
+        self._remove_socket()
+
+    def _remove_socket(self) -> None:
+        try:
+            os.unlink(self._options.socket)
+        except FileNotFoundError:
+            pass
 
     def _caught(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self.reap()
         elif number == signal.SIGHUP:
-            self._log.reopen()
+            self._log.try_to_reopen()
         else:
             self._stop()
 
@@ -287,10 +313,10 @@ class Stage:
         connection.journal = journal
         runs: dict[str, Message] = {}
         body = bytearray()
-        for (owner, seq), done in self._done.items():
+        for (owner, seq), kept in self._done.items():
             if owner == journal:
-                runs[str(seq)] = {"state": "done", "outcome": done.outcome}
-                body += done.body
+                runs[str(seq)] = {"state": "done", "outcome": kept.outcome}
+                body += kept.body
         for (owner, seq), run in self._running.items():
             if owner == journal:
                 runs[str(seq)] = {"state": "running", "pid": run.pid, "started_at": run.started_at}
@@ -300,13 +326,13 @@ class Stage:
         connection.send(answer, bytes(body))
         self._log.say(f"player connected, journal {journal}, {len(runs)} runs known")
 
-    def _tell(self, key: Key, message: Message, body: bytes = b"") -> None:
-        for connection in self._connections:
-            if connection.journal == key[0]:
-                connection.send({**message, "seq": key[1]}, body)
+    def _tell(self, key: Key, message: Message) -> None:
+        if listener := self._listener(key[0]):
+            listener.send({**message, "seq": key[1]})
 
-    def _listened_to(self, journal: str) -> bool:
-        return any(connection.journal == journal for connection in self._connections)
+    def _listener(self, journal: str) -> Connection | None:
+        """The player with this journal, if it is connected."""
+        return next((one for one in self._connections if one.journal == journal), None)
 
     # ---- performing
 
@@ -333,7 +359,7 @@ class Stage:
 
     def _start(self, key: Key, order: Message) -> None:
         score = self._fit_score(order)
-        who = identity(score.rules, self._options.score_user)
+        who = self._users.identity(score.rules)
         mark = _mark(key)
         env = {MARK: mark, "PATH": score.rules.path, "LANG": "C.UTF-8", "HOME": who.home}
         env |= environment(order["params"])
@@ -386,7 +412,7 @@ class Stage:
             self._log.say(f"run {key[1]}: its process is not recorded: {trouble.strerror}")
 
     def _refuse(self, key: Key, score: str, reason: str) -> None:
-        self._keep(key, refusal(reason))
+        self._keep(key, done(refusal(reason)))
         self._tell(key, {"type": "refused", "reason": reason})
         self._log.say(f"run {key[1]} of {score}: refused: {reason}")
 
@@ -412,15 +438,19 @@ class Stage:
                 self._running[key].exited(status, usage)
 
     def _ended(self, run: Run, ended: Ended) -> None:
-        journal, _, seq = run.mark.rpartition(":")
-        key = journal, int(seq)
+        key = _key_of(run.mark)
         del self._running[key]
+        outcome = ended.outcome
         self._keep_output(key, ended)
-        self._keep(key, ended.done)
-        outcome = ended.done.outcome
-        self._tell(key, {"type": "ended", "outcome": outcome}, ended.done.body)
+        kept = done(outcome, ended.body)
+        self._keep(key, kept)
+        self._tell_end(key, kept)
         how = f"signal {outcome['signal']}" if outcome["signal"] else f"exit status {outcome['rc']}"
         self._log.say(f"run {run.seq}: {outcome['told']}, {how}, {outcome['ended_at'] - outcome['started_at']} ms")
+
+    def _tell_end(self, key: Key, kept: Done) -> None:
+        if listener := self._listener(key[0]):
+            listener.send_text(f'{{"type":"ended","seq":{key[1]},"outcome":{kept.text}}}', kept.body)
 
     def _keep_output(self, key: Key, ended: Ended) -> None:
         """Long output is on disk before the outcome that speaks of it; where it cannot be, the outcome says so."""
@@ -428,18 +458,18 @@ class Stage:
             for stream, data in ended.long_output.items():
                 self._directory(key).write_output(stream, data)
         except OSError as trouble:
-            outcome = ended.done.outcome
+            outcome = ended.outcome
             outcome["notes"].append(f"the output could not be kept: {trouble.strerror}")
             outcome["stdout"]["spans"], outcome["stderr"]["spans"] = [], []
             outcome["inline"] = True
 
-    def _keep(self, key: Key, done: Done) -> None:
+    def _keep(self, key: Key, kept: Done) -> None:
         """Have it on disk, lazily: synced at once only if no daemon hears of it."""
-        self._done[key] = done
+        self._done[key] = kept
         self._unwritten.add(key)
         self._write(key)
         self._unsynced.add(key)
-        if self._listened_to(key[0]):
+        if self._listener(key[0]):
             self._plan_sync()
         else:
             self._sync()
@@ -473,8 +503,7 @@ class Stage:
         self._plan_sync()
 
     def _alarm(self, run: Run, reason: str) -> None:
-        journal, _, seq = run.mark.rpartition(":")
-        self._tell((journal, int(seq)), {"type": "alarm", "reason": reason})
+        self._tell(_key_of(run.mark), {"type": "alarm", "reason": reason})
         self._log.say(f"run {run.seq}: {reason}")
 
     # ---- what is kept
@@ -482,13 +511,14 @@ class Stage:
     def _forget(self, connection: Connection, message: Message) -> None:
         for seq in _list(message.get("seqs")):
             key = connection.journal or "", _number(seq)
-            if key in self._running or key in self._unswept:
+            if self._done.pop(key, None) is None and key not in self._swept:
                 continue
-            known = self._done.pop(key, None) is not None or key in self._swept
             for runs in (self._swept, self._unsynced, self._unwritten):
                 runs.discard(key)
-            if known:
+            try:
                 self._directory(key).remove()
+            except OSError as trouble:
+                self._log.say(f"run {seq} cannot be removed: {trouble}")
 
     def _fetch(self, connection: Connection, message: Message) -> None:
         key, stream, offset = (
@@ -497,22 +527,22 @@ class Stage:
             _number(message.get("offset"), 0),
         )
         size = min(_number(message.get("size")), _MOST_FETCHED)
-        done = self._done.get(key)
-        data = self._kept(key, done, stream, offset, size) if done else b""
+        kept = self._done.get(key)
+        data = self._piece(key, kept, stream, offset, size) if kept else b""
         answer = {"type": "piece", "seq": key[1], "stream": stream, "offset": offset, "gone": not data}
         connection.send(answer, data)
 
-    def _kept(self, key: Key, done: Done, stream: int, offset: int, size: int) -> bytes:
-        """Kept bytes of a stream from its true ``offset`` on, at most to the end of that piece."""
-        streams = [done.outcome.get(name, {}).get("spans", []) for name in ("stdout", "stderr")]
+    def _piece(self, key: Key, kept: Done, stream: int, offset: int, size: int) -> bytes:
+        """Kept bytes of a stream from its true ``offset`` on, at most to the end of that span."""
+        streams = [kept.outcome.get(name, {}).get("spans", []) for name in ("stdout", "stderr")]
         position = 0
         for start, length in streams[stream - 1] if stream in (1, 2) else []:
             if start <= offset < start + length:
                 position, size = position + offset - start, min(size, start + length - offset)
-                if not done.outcome["inline"]:
+                if not kept.outcome["inline"]:
                     return self._directory(key).read_output(stream, position, size)
                 position += sum(length for _, length in streams[0]) if stream == 2 else 0
-                return done.body[position : position + size]
+                return kept.body[position : position + size]
             position += length
         return b""
 
@@ -601,6 +631,11 @@ def _key(connection: Connection, message: Message) -> Key:
 
 def _mark(key: Key) -> str:
     return f"{key[0]}:{key[1]}"
+
+
+def _key_of(mark: str) -> Key:
+    journal, _, seq = mark.rpartition(":")
+    return journal, int(seq)
 
 
 def _order(message: Message) -> Message:
@@ -704,7 +739,7 @@ def _detach(options: argparse.Namespace) -> int:
 
 
 def _serve_detached(options: argparse.Namespace, outlet: int) -> NoReturn:
-    status = 0
+    status = os.EX_SOFTWARE
     try:
         stage, listener = _open_stage(options)
         null = os.open(os.devnull, os.O_RDWR)
@@ -713,6 +748,7 @@ def _serve_detached(options: argparse.Namespace, outlet: int) -> NoReturn:
         os.write(outlet, b"0 ")
         os.close(outlet)
         stage.serve(listener)
+        status = 0
     except OrchestraError as wrong:
         status = wrong.status
         os.write(outlet, f"{status} {wrong.sentence}".encode())

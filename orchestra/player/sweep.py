@@ -5,10 +5,12 @@ A process is known by its pid *and* its start time (in one boot), never by the p
 
 import os
 import signal
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 MARK: Final = "ORCHESTRA_RUN"
+_PAGES: Final = 4096
 _MARK: Final = b"\0" + MARK.encode() + b"="
 
 
@@ -28,7 +30,7 @@ class Leader(NamedTuple):
     pid: int
     start: int
     boot: str
-    cgroup: str
+    cgroup: str  # one word that stands for its place in the control groups
 
 
 def boot_id() -> str:
@@ -37,8 +39,8 @@ def boot_id() -> str:
 
 
 def cgroup_of(pid: int) -> str:
-    """Where ``pid`` stands in the control groups, or "" if it is gone."""
-    return _read(f"/proc/{pid}/cgroup").decode(errors="replace")
+    """A word for where ``pid`` stands in the control groups; another place is another word."""
+    return f"{zlib.crc32(_read(f'/proc/{pid}/cgroup')):08x}"
 
 
 def start_of(pid: int) -> int:
@@ -125,10 +127,18 @@ def _mark_in(environ: bytes) -> str:
 def _read(path: str) -> bytes:
     """All of a file in /proc, or nothing if it may not be read or is gone."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read() or b""
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
+    try:
+        data = piece = os.read(handle, _PAGES)
+        while len(piece) == _PAGES:
+            data += (piece := os.read(handle, _PAGES))
+        return data
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)
 
 
 def _quietly_kill(pid: int, number: int) -> None:
