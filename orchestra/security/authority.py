@@ -347,7 +347,10 @@ def _kind(text: str) -> Kind:
 
 
 def _moment(text: str) -> datetime:
-    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+    moment = datetime.fromisoformat(text)  # a tenth of strptime's time, and a ledger may be long
+    if moment.tzinfo is None:
+        raise ValueError(text)
+    return moment
 
 
 def _is_meant(entry: Entry, wanted: str) -> bool:
