@@ -4,17 +4,18 @@ import json
 import os
 import stat
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pki import Files
 
-from orchestra.cli.ca import ca
+from orchestra.cli.main import group, run
 from orchestra.errors import (
     AuthorityExists,
     DamagedLedger,
@@ -290,25 +291,43 @@ def test_a_lost_revocation_list_is_written_again_from_the_ledger(made: Authority
 # ---- the command line
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(ca, [str(argument) for argument in arguments])
+class Said(NamedTuple):
+    """What a command printed, and the status it ended with."""
+
+    status: int
+    output: str
+    error: str
 
 
-def test_the_commands_from_the_first_to_the_last(tmp_path: Path) -> None:
+@pytest.fixture
+def orchestra(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs ``orchestra ca``, as the installed command does."""
+
+    def call(*arguments: object) -> Said:
+        status = run(group, "orchestra", ["ca", *map(str, arguments)])
+        return Said(status, *capsys.readouterr())
+
+    return call
+
+
+Orchestra = Callable[..., Said]
+
+
+def test_the_commands_from_the_first_to_the_last(orchestra: Orchestra, tmp_path: Path) -> None:
     place = tmp_path / "ca"
-    said = run("init", "--dir", place).output
+    said = orchestra("init", "--dir", place).output
     assert f"{place}/ca.key" in said
     assert f"Next: orchestra ca issue conductor HOST.NAME --dir {place}" in said
-    said = run("issue", "conductor", "c.example", "d.example", "--dir", place, "--out", tmp_path / "c").output
+    said = orchestra("issue", "conductor", "c.example", "d.example", "--dir", place, "--out", tmp_path / "c").output
     assert "c.example.key as /etc/orchestra/tls/conductor.key (mode 0600" in said
     assert sorted(os.listdir(tmp_path / "c")) == ["c.example.crt", "c.example.key", "ca.crt"]
-    said = run("issue", "player", "p1.example", "--dir", place, "--days", 5).output
+    said = orchestra("issue", "player", "p1.example", "--dir", place, "--days", 5).output
     assert "Next: write p1.example into the conductor's players file" in said
     assert sorted(os.listdir(place / "issued")) == ["ca.crt", "p1.example.crt", "p1.example.key"]
-    assert "Issued for the audience web.example" in run("issue", "audience", "web.example", "--dir", place).output
-    assert "Revoked player p1.example (serial " in run("revoke", "p1.example", "--dir", place).output
-    assert f"Wrote {place}/crl.pem" in run("crl", "--dir", place).output
-    shown = run("show", "--dir", place).output.splitlines()
+    assert "Issued for the audience web.example" in orchestra("issue", "audience", "web.example", "--dir", place).output
+    assert "Revoked player p1.example (serial " in orchestra("revoke", "p1.example", "--dir", place).output
+    assert f"Wrote {place}/crl.pem" in orchestra("crl", "--dir", place).output
+    shown = orchestra("show", "--dir", place).output.splitlines()
     assert [line.split()[0:2] for line in shown[2:]] == [
         ["conductor", "c.example,d.example"],
         ["player", "p1.example"],
@@ -317,9 +336,9 @@ def test_the_commands_from_the_first_to_the_last(tmp_path: Path) -> None:
     assert [line.split()[3] for line in shown[2:]] == ["valid", "revoked", "valid"]
 
 
-def test_show_speaks_json_to_programs(made: Authority, tmp_path: Path) -> None:
+def test_show_speaks_json_to_programs(orchestra: Orchestra, made: Authority, tmp_path: Path) -> None:
     issued: Issued = made.issue("player", ["p1.example"], days=5, out=tmp_path)
-    shown = json.loads(run("show", "--json", "--dir", made.directory).output)
+    shown = json.loads(orchestra("show", "--json", "--dir", made.directory).output)
     assert shown["name"] == made.name
     (entry,) = shown["issued"]
     assert (entry["serial"], entry["names"], entry["state"], entry["revoked_at"]) == (
@@ -339,16 +358,16 @@ def test_show_speaks_json_to_programs(made: Authority, tmp_path: Path) -> None:
     ],
 )
 def test_a_failure_is_a_sentence_and_a_status(
-    made: Authority, arguments: list[str], status: int, sentence: str
+    orchestra: Orchestra, made: Authority, arguments: list[str], status: int, sentence: str
 ) -> None:
-    found = run(*arguments, "--dir", made.directory)
-    assert (found.exit_code, found.stdout) == (status, "")
-    assert sentence in found.stderr
-    assert "Traceback" not in found.stderr
+    found = orchestra(*arguments, "--dir", made.directory)
+    assert (found.status, found.output) == (status, "")
+    assert sentence in found.error
+    assert "Traceback" not in found.error
 
 
-def test_no_authority_is_a_sentence_and_a_status(tmp_path: Path) -> None:
+def test_no_authority_is_a_sentence_and_a_status(orchestra: Orchestra, tmp_path: Path) -> None:
     for command in (["show"], ["crl"], ["revoke", "a.example"], ["issue", "player", "a.example"]):
-        found = run(*command, "--dir", tmp_path)
-        assert found.exit_code == 78
-        assert "There is no certificate authority in" in found.stderr
+        found = orchestra(*command, "--dir", tmp_path)
+        assert found.status == 78
+        assert "There is no certificate authority in" in found.error

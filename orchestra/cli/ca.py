@@ -7,23 +7,11 @@ from typing import Any
 import click
 import msgspec
 
-from orchestra.errors import OrchestraError
 from orchestra.security import authority
 from orchestra.security.authority import Authority, Entry, Issued, Kind, Overview
 
 DIRECTORY = "/etc/orchestra/ca"
 _SOON = timedelta(days=30)
-
-
-class _Sentences(click.Group):
-    """A group whose failures are a sentence and an exit status, never a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except OrchestraError as problem:
-            click.echo(f"{ctx.command_path}: {problem.sentence}", err=True)
-            ctx.exit(problem.status)
 
 
 _directory = click.option(
@@ -33,7 +21,7 @@ _out = click.option("--out", metavar="DIR", help="Where the new files go.  [defa
 _days = click.option("--days", type=int, default=authority.DAYS, show_default=True, help="How long it is valid.")
 
 
-@click.group(cls=_Sentences)
+@click.group()
 def ca() -> None:
     """Our own certificate authority, for fleets that have none.
 
