@@ -8,9 +8,7 @@ is read from disk here. What is said on the socket is in :mod:`orchestra.player.
 import argparse
 import errno
 import fcntl
-import json
 import os
-import re
 import signal
 import socket
 import struct
@@ -18,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 if __name__ == "__main__":  # -I leaves our own directory out; behind the standard library nothing of it can be hidden
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -32,19 +30,24 @@ from orchestra.errors import (
     UnfitScore,
 )
 from orchestra.parameters import environment, problem
-from orchestra.player.frames import (
-    MOST_TO_STAGE,
-    VERSION,
-    BadFrame,
-    Frames,
-    encode,
-    pack,
+from orchestra.player.door import (
+    WORD,
+    Connection,
+    Message,
+    Nonsense,
+    a_list,
+    a_number,
+    a_text,
+    matching,
+    order_in,
 )
+from orchestra.player.frames import VERSION
 from orchestra.player.launch import Launched, Users, launch
-from orchestra.player.loop import READ, WRITE, Loop
+from orchestra.player.loop import Loop
 from orchestra.player.records import Done, RunDirectory, done, every_run, sync_group
 from orchestra.player.running import Ended, House, Run, refusal
 from orchestra.player.scorefile import ScoreFile, current, load
+from orchestra.player.stagelog import Log
 from orchestra.player.sweep import (
     MARK,
     Leader,
@@ -64,123 +67,10 @@ LOST: Final = "the stage that ran it died while it ran"
 _BETWEEN_SCANS: Final = 0.1
 _SCAN_KEEPS: Final = 0.02
 _MOST_STRANGERS: Final = 8
-_MOST_UNSENT: Final = 64 << 20
 _MOST_FETCHED: Final = 1 << 20
-_LOG_LIMIT: Final = 10 << 20
-_WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
-Message = dict[str, Any]
 Key = tuple[str, int]
 """A run: its player's journal, its number there."""
-
-
-class Log:
-    """One line per event, to a file of bounded size or to stderr; a log that fails stops nothing."""
-
-    def __init__(self, path: str | None) -> None:
-        self._path = path
-        self._handle = 2
-        self.reopen()
-
-    def say(self, words: str) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        words = words if words.isprintable() else ascii(words)
-        try:
-            os.write(self._handle, f"{now} stage: {words}\n".encode(errors="replace"))
-        except OSError:
-            pass
-
-    def reopen(self) -> None:
-        """Open the file anew (SIGHUP), and put it aside if it has grown large."""
-        if self._path is None:
-            return
-        if os.path.exists(self._path) and os.path.getsize(self._path) > _LOG_LIMIT:
-            os.replace(self._path, self._path + ".1")
-        fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        if self._handle != 2:
-            os.close(self._handle)
-        self._handle = fresh
-
-    def check_size(self) -> None:
-        if self._path and os.fstat(self._handle).st_size > _LOG_LIMIT:
-            self.try_to_reopen()
-
-    def try_to_reopen(self) -> None:
-        try:
-            self.reopen()
-        except OSError as trouble:
-            self.say(f"the log {self._path} cannot be opened: {trouble.strerror}")
-
-
-class Nonsense(ValueError):
-    """The player said something that makes no sense."""
-
-
-class Connection:
-    """A player's connection. It may ask for something once it has said hello."""
-
-    def __init__(self, stage: "Stage", sock: socket.socket) -> None:
-        self.journal: str | None = None
-        self.open = True
-        self._stage = stage
-        self._socket = sock
-        self._frames = Frames(MOST_TO_STAGE)
-        self._unsent = bytearray()
-        self._waits = False
-        stage.loop.watch(sock.fileno(), self._ready)
-
-    def send(self, message: Message, body: bytes = b"") -> None:
-        self._unsent += encode(message, body)
-
-    def send_text(self, text: str, body: bytes) -> None:
-        """Send a message that is JSON already."""
-        self._unsent += pack(text.encode(), body)
-
-    def flush(self) -> None:
-        """Send what was said in this turn."""
-        if not self.open or not self._unsent:
-            return
-        try:
-            del self._unsent[: self._socket.send(self._unsent)]
-        except BlockingIOError:
-            pass
-        except OSError as trouble:
-            self.close(trouble.strerror or "gone")
-            return
-        if len(self._unsent) > _MOST_UNSENT:
-            self.close("it does not read what it asked for")
-        elif bool(self._unsent) != self._waits:
-            self._waits = not self._waits
-            self._stage.loop.change(self._socket.fileno(), READ | WRITE if self._waits else READ)
-
-    def close(self, why: str) -> None:
-        """End it. What was read from it and not acted upon is gone with it."""
-        if self.open:
-            self.open = False
-            self._stage.loop.unwatch(self._socket.fileno())
-            self._socket.close()
-            self._stage.left(self, why)
-
-    def _ready(self, events: int) -> None:
-        if events & ~WRITE:
-            self._receive()
-        self.flush()
-
-    def _receive(self) -> None:
-        try:
-            data = self._socket.recv(65536)
-            if not data:
-                self.close("it went away")
-            for text, _ in self._frames.feed(data):
-                if self.open:
-                    self._stage.hear(self, _message(text))
-        except BlockingIOError:
-            return
-        except (BadFrame, Nonsense) as mistake:
-            self.close(f"it said something that makes no sense: {mistake}")
-        except ConnectionError as trouble:
-            self.close(trouble.strerror or "gone")
 
 
 class Stage:
@@ -300,13 +190,13 @@ class Stage:
 
     def hear(self, connection: Connection, message: Message) -> None:
         """A player said something."""
-        kind = _text(message.get("type"))
+        kind = a_text(message.get("type"))
         if kind not in self._hears or (connection.journal is None and kind != "hello"):
             raise Nonsense(f"{kind[:40]!a}, here and now")
         self._hears[kind](connection, message)
 
     def _hello(self, connection: Connection, message: Message) -> None:
-        journal = _matching(_WORD, message.get("journal"))
+        journal = matching(WORD, message.get("journal"))
         for other in list(self._connections):
             if other is not connection:
                 other.close("a newer connection takes over")
@@ -338,7 +228,7 @@ class Stage:
 
     def _perform(self, connection: Connection, message: Message) -> None:
         key = _key(connection, message)
-        order = _order(message)
+        order = order_in(message)
         try:
             self._directory(key).create()
         except FileExistsError:
@@ -417,7 +307,7 @@ class Stage:
         self._log.say(f"run {key[1]} of {score}: refused: {reason}")
 
     def _kill(self, connection: Connection, message: Message) -> None:
-        key, reason = _key(connection, message), _text(message.get("reason"))
+        key, reason = _key(connection, message), a_text(message.get("reason"))
         self.reap()  # it may have ended by itself by now
         if run := self._running.get(key):
             run.kill(reason[:500])
@@ -509,8 +399,8 @@ class Stage:
     # ---- what is kept
 
     def _forget(self, connection: Connection, message: Message) -> None:
-        for seq in _list(message.get("seqs")):
-            key = connection.journal or "", _number(seq)
+        for seq in a_list(message.get("seqs")):
+            key = connection.journal or "", a_number(seq)
             if self._done.pop(key, None) is None and key not in self._swept:
                 continue
             for runs in (self._swept, self._unsynced, self._unwritten):
@@ -523,10 +413,10 @@ class Stage:
     def _fetch(self, connection: Connection, message: Message) -> None:
         key, stream, offset = (
             _key(connection, message),
-            _number(message.get("stream")),
-            _number(message.get("offset"), 0),
+            a_number(message.get("stream")),
+            a_number(message.get("offset"), 0),
         )
-        size = min(_number(message.get("size")), _MOST_FETCHED)
+        size = min(a_number(message.get("size")), _MOST_FETCHED)
         kept = self._done.get(key)
         data = self._piece(key, kept, stream, offset, size) if kept else b""
         answer = {"type": "piece", "seq": key[1], "stream": stream, "offset": offset, "gone": not data}
@@ -588,45 +478,11 @@ class Stage:
         self.loop.later(_BETWEEN_SCANS, lambda: self._settle_swept(alive | self._sweep()))
 
 
-# ---- what a message may hold
-
-
-def _message(text: bytes) -> Message:
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
-        raise Nonsense("no JSON") from None
-    if not isinstance(message, dict):
-        raise Nonsense("no JSON object")
-    return message
-
-
-def _matching(pattern: re.Pattern[str], value: Any) -> str:
-    if not pattern.fullmatch(_text(value)):
-        raise Nonsense(f"{ascii(value)[:80]}, where a name belongs")
-    return str(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise Nonsense("no text, where one belongs")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise Nonsense("no list, where one belongs")
-    return value
-
-
-def _number(value: Any, least: int = 1) -> int:
-    if type(value) is not int or not least <= value < 1 << 62:
-        raise Nonsense("no such number can be meant")
-    return value
+# ---- runs
 
 
 def _key(connection: Connection, message: Message) -> Key:
-    return connection.journal or "", _number(message.get("seq"))
+    return connection.journal or "", a_number(message.get("seq"))
 
 
 def _mark(key: Key) -> str:
@@ -636,22 +492,6 @@ def _mark(key: Key) -> str:
 def _key_of(mark: str) -> Key:
     journal, _, seq = mark.rpartition(":")
     return journal, int(seq)
-
-
-def _order(message: Message) -> Message:
-    """The fields of a perform, each checked; what they mean is checked against the disk."""
-    params = message.get("params")
-    if not isinstance(params, dict):
-        raise Nonsense("no parameters")
-    return {
-        "job": _number(message.get("job")),
-        "task": _number(message.get("task"), 0),
-        "attempt": _number(message.get("attempt"), 0),
-        "score": _text(message.get("score")),
-        "player": _matching(_HOST, message.get("player")),
-        "digest": _text(message.get("digest") or ""),
-        "params": {key: _text(value) for key, value in params.items()},
-    }
 
 
 # ---- the process
