@@ -1,0 +1,348 @@
+"""The store against a small model of it, in any order of events: one outcome, gapless events, true counts."""
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from storehouse import Storehouse, greet, report
+
+from orchestra.errors import RetiredJournal
+from orchestra.model import Report, Run, Scope, State, Told, verdict
+from orchestra.store import statements
+
+PLAYERS = (1, 2, 3)
+HOUR = 3_600_000
+player_ids = st.sampled_from(PLAYERS)
+
+
+class Task:
+    """A task as the promises have it."""
+
+    def __init__(self, job: "Job", n: int, players: list[int]) -> None:
+        self.job = job
+        self.n = n
+        self.players = players  # who may be given it
+        self.state = State.PENDING
+        self.run: tuple[int, int] | None = None  # player and seq
+        self.attempt = 0
+        self.losses = 0
+        self.maybe_ran = False
+        self.cancel = False
+
+    def end(self, state: State) -> None:
+        never_started = state in (State.CANCELLED, State.EXPIRED, State.REFUSED)
+        self.state = State.LOST if never_started and self.maybe_ran else state
+        self.run = None
+
+    def again(self, now: int) -> None:
+        self.run = None
+        if self.cancel:
+            self.end(State.CANCELLED)
+        elif self.job.expired(now):
+            self.end(State.EXPIRED)
+        else:
+            self.state = State.PENDING
+
+    def told(self, told: Told, now: int) -> None:
+        assert self.run is not None
+        player = self.run[0]
+        if told is Told.REFUSED and self.job.one_of:
+            self.players = [one for one in self.players if one != player]
+            self.again(now) if self.players else self.end(State.REFUSED)
+        elif told is Told.NEVER:
+            self.again(now)
+        elif told is Told.LOST:
+            self.losses += 1
+            self.maybe_ran = True
+            tired = not self.job.idempotent or self.losses >= self.job.max_attempts
+            self.end(State.LOST) if tired or self.cancel or self.job.expired(now) else self.again(now)
+        else:
+            self.end(State[told.name])
+
+
+class Job:
+    def __init__(self, number: int, asked: dict[str, Any], expires_at: int | None) -> None:
+        self.number = number
+        self.one_of = asked["scope"] is Scope.ONE
+        self.score = asked["score"]
+        self.rank = -asked["priority"]
+        self.idempotent = asked["idempotent"]
+        self.max_attempts = asked["max_attempts"]
+        self.expires_at = expires_at
+        groups = [asked["players"]] if self.one_of else [[player] for player in asked["players"]]
+        self.tasks = [Task(self, n, list(players)) for n, players in enumerate(groups)]
+
+    def expired(self, now: int) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+
+class StoreAndModel(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.store = Storehouse(len(PLAYERS))
+        self.now = 0
+        self.jobs: list[Job] = []
+        self.seqs = dict.fromkeys(PLAYERS, 0)
+        self.journals = dict.fromkeys(PLAYERS, 0)
+        self.removed_at: dict[int, int] = {}
+        self.said: list[tuple[int, Report]] = []
+        self.runs: list[tuple[int, Run]] = []
+        self.outcomes: dict[tuple[int, int], str] = {}
+        self.logs: dict[int, list[object]] = {}
+
+    # ---- what happens
+
+    @rule(
+        asked=st.fixed_dictionaries(
+            {
+                "players": st.sets(player_ids, min_size=1).map(sorted),
+                "scope": st.sampled_from(Scope),
+                "score": st.sampled_from("ab"),
+                "priority": st.integers(0, 1),
+                "idempotent": st.booleans(),
+                "max_attempts": st.integers(1, 3),
+            }
+        ),
+        expire=st.sampled_from([None, 1, 3]),
+    )
+    def submit(self, asked: dict[str, Any], expire: int | None) -> None:
+        expires_at = None if expire is None else self.now + expire * HOUR
+        number = self.store.submit(**asked, now=self.now, expires_at=expires_at)
+        self.jobs.append(Job(number, asked, expires_at))
+
+    @rule(player=player_ids, room=st.integers(0, 4), limit=st.integers(1, 3))
+    def claim(self, player: int, room: int, limit: int) -> None:
+        self.expire()
+        waiting = [] if player in self.removed_at else [task for task in self.pending() if player in task.players]
+        left = {"a": limit, "b": limit}
+        expected = []
+        for task in sorted(waiting, key=lambda task: (task.job.rank, task.job.number, task.n)):
+            if len(expected) < room and left[task.job.score] > 0:
+                left[task.job.score] -= 1
+                expected.append(task)
+        runs = self.store.claim(player, room, self.now, default_limit=limit)
+        assert [(run.job, run.task) for run in runs] == [(task.job.number, task.n) for task in expected]
+        for run, task in zip(runs, expected, strict=True):
+            self.seqs[player] += 1
+            task.attempt += 1
+            task.state, task.run = State.DISPATCHED, (player, self.seqs[player])
+            assert (run.seq, run.attempt) == (self.seqs[player], task.attempt)
+            self.runs.append((player, run))
+
+    @rule(data=st.data(), told=st.sampled_from(Told))
+    def report(self, data: st.DataObject, told: Told) -> None:
+        """Of any run there ever was: most are of use once."""
+        if not self.runs:
+            return
+        player, run = data.draw(st.sampled_from(self.runs))
+        self.say(player, report(run, told, reason=f"it was {told}"))
+
+    @rule(told=st.sampled_from(Told))
+    def report_the_newest(self, told: Told) -> None:
+        if self.runs:
+            player, run = self.runs[-1]
+            self.say(player, report(run, told))
+
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """What was settled is not even an event when it is said again."""
+        if self.said:
+            player, said = data.draw(st.sampled_from(self.said))
+            before = self.store.kinds(said.job)
+            self.store.settle(player, said, now=self.now)
+            assert self.store.kinds(said.job) == before
+
+    def say(self, player: int, said: Report) -> None:
+        task = self.task(said.job, said.task)
+        settled = self.store.settle(player, said, now=self.now)
+        if task.state is State.DISPATCHED and task.run == (player, said.seq):
+            task.told(said.told, self.now)
+            self.said.append((player, said))
+            assert settled.late == 0
+        else:
+            assert settled.late == (0 if (player, said) in self.said else 1)
+        freed = task.state is State.PENDING and settled.late == 0 and (player, said) == (self.said or [None])[-1]
+        assert len(settled.freed) <= freed
+
+    @rule(data=st.data(), players=st.none() | st.sets(player_ids))
+    def cancel(self, data: st.DataObject, players: set[int] | None) -> None:
+        if not self.jobs:
+            return
+        job = data.draw(st.sampled_from(self.jobs))
+        done = statements.cancel(self.store.cur, job.number, players, "anne", self.now)
+        orders: dict[int, tuple[int, ...]] = {}
+        for task in job.tasks:
+            here = task.run[0] if task.run else None
+            if task.state.terminal:
+                continue
+            if players is not None:
+                concerned = here in players if job.one_of or here else task.players[0] in players
+                if job.one_of:
+                    task.players = [player for player in task.players if player not in players]
+                    concerned = concerned or (here is None and not task.players)
+                if not concerned:
+                    continue
+            if task.run is None:
+                task.end(State.CANCELLED)
+            else:
+                task.cancel = True
+                orders[task.run[0]] = (*orders.get(task.run[0], ()), task.run[1])
+        assert done.orders == {player: tuple(sorted(seqs)) for player, seqs in orders.items()}
+
+    @rule(player=player_ids)
+    def reconnect(self, player: int) -> None:
+        self.greet(player, high=self.seqs[player])
+
+    @rule(player=player_ids)
+    def come_with_a_new_journal(self, player: int) -> None:
+        """What it had is lost, for ever, idempotent or not; the old journal is refused."""
+        if player in self.removed_at:
+            return
+        old, self.journals[player] = self.journals[player], self.journals[player] + 1
+        for task in self.open(player):
+            task.end(State.LOST)
+        self.greet(player, high=0)
+        try:
+            greet(self.store.cur, player, self.now, journal=f"journal-{player}" if old == 0 else f"{player}/{old}")
+            raise AssertionError("a retired journal was let in")
+        except RetiredJournal:
+            pass
+
+    @rule(player=player_ids, further=st.integers(0, 3))
+    def be_further_than_the_store(self, player: int, further: int) -> None:
+        """The store was put back: nothing of this player's can be told any more."""
+        if player in self.removed_at:
+            return
+        for task in [*self.open(player), *(t for t in self.pending() if not t.job.one_of and t.players == [player])]:
+            task.end(State.LOST)
+        high = self.seqs[player] + 1 + further
+        self.seqs[player] = high
+        self.greet(player, high=high)
+
+    def greet(self, player: int, high: int) -> None:
+        if player in self.removed_at:
+            return
+        number = self.journals[player]
+        journal = f"{player}/{number}" if number else f"journal-{player}"
+        greeting = greet(self.store.cur, player, self.now, journal=journal, high=high)
+        self.store.epochs[player] = greeting.epoch
+        assert greeting.next_seq == self.seqs[player] + 1
+        expected = sorted((t.run[1], t.job.number, t.n, t.attempt, t.cancel) for t in self.open(player) if t.run)
+        assert [(o.seq, o.job, o.task, o.attempt, o.cancel) for o in greeting.open] == expected
+
+    @rule(hours=st.integers(1, 3))
+    def time_passes(self, hours: int) -> None:
+        self.now += hours * HOUR
+
+    @rule()
+    def expire(self) -> None:
+        statements.expire(self.store.cur, self.now)
+        for task in self.pending():
+            if task.job.expired(self.now):
+                task.end(State.EXPIRED)
+
+    @rule(connected=st.sets(player_ids))
+    def give_up(self, connected: set[int]) -> None:
+        statements.give_up(self.store.cur, self.now, connected)
+        for player in set(PLAYERS) - connected:
+            for task in self.open(player):
+                expires_at = task.job.expires_at
+                if expires_at is not None and expires_at + HOUR <= self.now:
+                    task.end(State.LOST)
+
+    @rule(names=st.sets(player_ids))
+    def change_the_players_file(self, names: set[int]) -> None:
+        statements.sync_players(self.store.cur, [f"web-{player}" for player in names], self.now)
+        self.removed_at = {player: self.removed_at.get(player, self.now) for player in PLAYERS if player not in names}
+
+    @rule()
+    def sweep_removed(self) -> None:
+        statements.sweep_removed(self.store.cur, self.now, HOUR)
+        gone = {player for player, at in self.removed_at.items() if at <= self.now - HOUR}
+        for player in gone:
+            for task in self.open(player):
+                task.end(State.LOST)
+        for task in self.pending():
+            task.players = [player for player in task.players if player not in gone]
+            if not task.players:
+                task.end(State.CANCELLED)
+
+    # ---- what is true whatever happened
+
+    @invariant()
+    def every_task_is_where_the_model_has_it(self) -> None:
+        for job in getattr(self, "jobs", []):
+            rows = self.rows(
+                "SELECT state, attempt, maybe_ran, losses FROM tasks WHERE job_id = ? ORDER BY n", job.number
+            )
+            for task, (state, attempt, maybe_ran, losses) in zip(job.tasks, rows, strict=True):
+                assert (state, attempt) == (task.state, task.attempt)
+                if not task.state.terminal:
+                    assert (bool(maybe_ran), losses) == (task.maybe_ran, task.losses)
+
+    @invariant()
+    def an_outcome_never_changes(self) -> None:
+        for job in getattr(self, "jobs", []):
+            for view in statements.task_views(self.store.cur, job.number, -1, 100):
+                if State[view.state.upper()].terminal:
+                    assert self.outcomes.setdefault((job.number, view.task), view.state) == view.state
+
+    @invariant()
+    def counts_and_verdict_are_true(self) -> None:
+        everything: Counter[State] = Counter()
+        for job in getattr(self, "jobs", []):
+            counts = Counter(task.state for task in job.tasks)
+            everything += counts
+            view = statements.job_view(self.store.cur, job.number)
+            assert view.counts == {state.label: many for state, many in counts.items()}
+            assert view.verdict == verdict(Scope.ONE if job.one_of else Scope.ALL, counts)
+            assert (view.ended_at is not None) == all(task.state.terminal for task in job.tasks)
+        if hasattr(self, "store"):
+            totals = statements.totals(self.store.cur)
+            assert (totals.pending, totals.dispatched) == (everything[State.PENDING], everything[State.DISPATCHED])
+
+    @invariant()
+    def the_event_log_only_grows_and_has_no_gap(self) -> None:
+        for job in getattr(self, "jobs", []):
+            events: list[Any] = list(statements.events(self.store.cur, job.number, 0, 10_000))
+            known = self.logs.get(job.number, [])
+            assert events[: len(known)] == known
+            assert [event.n for event in events] == list(range(1, len(events) + 1))
+            assert len(events) == statements.job_view(self.store.cur, job.number).last_event
+            ends = [event for event in events if event.kind == "ended"]
+            assert len(ends) == all(task.state.terminal for task in job.tasks)
+            self.logs[job.number] = events
+
+    @invariant()
+    def candidates_are_there_while_a_one_of_is_pending(self) -> None:
+        if hasattr(self, "store"):
+            rows = self.store.cur.execute("SELECT job_id, n, player_id FROM candidates ORDER BY 1, 2, 3").fetchall()
+            one_of = [task for task in self.pending() if task.job.one_of]
+            assert rows == [(task.job.number, task.n, player) for task in one_of for player in task.players]
+
+    # ---- helpers
+
+    def tasks(self) -> list[Task]:
+        return [task for job in self.jobs for task in job.tasks]
+
+    def task(self, job: int, n: int) -> Task:
+        return next(task for task in self.tasks() if (task.job.number, task.n) == (job, n))
+
+    def pending(self) -> list[Task]:
+        return [task for task in self.tasks() if task.state is State.PENDING]
+
+    def open(self, player: int) -> list[Task]:
+        return [task for task in self.tasks() if task.run is not None and task.run[0] == player]
+
+    def rows(self, sql: str, *values: object) -> list[tuple[int, ...]]:
+        return self.store.cur.execute(sql, values).fetchall()
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.connection.close()
+
+
+TestStoreAndModel = StoreAndModel.TestCase
+TestStoreAndModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
