@@ -85,7 +85,8 @@ def _admit(cur: Cursor, player: int, hello: Hello) -> tuple[str, str, int]:
 
 def _clones(cur: Cursor, player: int, journal: str) -> list[str]:
     rows = cur.execute(
-        "SELECT name FROM journals JOIN players USING (player_id) WHERE journals.journal = ? AND player_id <> ?",
+        "SELECT name FROM journals LEFT JOIN players ON players.player_id = journals.player_id "
+        "WHERE journals.journal = ? AND journals.player_id <> ?",
         (journal, player),
     )
     return [f"its journal is also that of {name}: was its disk cloned?" for (name,) in rows.fetchall()]

@@ -41,7 +41,7 @@ def give_up(cur: Cursor, now: int, connected: Collection[int], limit: int = LIMI
     """End as ``lost`` what a player that is away cannot be running any more, and has not told of."""
     here = frozenset(connected)
     jobs = cur.execute(
-        "SELECT job_id FROM jobs WHERE dispatched > 0 AND give_up_at <= ? ORDER BY job_id", (now,)
+        "SELECT job_id FROM jobs WHERE dispatched > 0 AND give_up_at <= ? ORDER BY give_up_at", (now,)
     ).fetchall()
     tasks: list[moves.TaskRow] = []
     for (job,) in jobs:
@@ -57,7 +57,7 @@ def sweep_removed(cur: Cursor, now: int, grace: int, limit: int = LIMIT) -> Swep
     """End what only players can do that were removed ``grace`` milliseconds ago or earlier. It holds at any time,
     not only at the removal."""
     removed = cur.execute(
-        "SELECT player_id FROM players WHERE disabled_at <= ? ORDER BY player_id", (now - grace,)
+        "SELECT player_id FROM players WHERE disabled_at <= ? ORDER BY disabled_at", (now - grace,)
     ).fetchall()
     ledger = Ledger(cur, now)
     ended = looked_at = 0

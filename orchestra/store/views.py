@@ -1,6 +1,6 @@
 """What the audience may see of the store. Nothing here changes anything."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from sqlite3 import Cursor
 from typing import Any, Final
 
@@ -15,8 +15,9 @@ _params = msgspec.json.Decoder(dict[str, str]).decode
 _report = msgspec.msgpack.Decoder(Report).decode
 
 _JOB: Final = (
-    "SELECT job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, expires_at, "
-    f"ended_at, priority, last_event, {COUNTS} FROM jobs JOIN scores USING (score_id) JOIN job_params USING (job_id) "
+    "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
+    f"expires_at, ended_at, priority, last_event, {COUNTS} FROM jobs "
+    "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
 )
 _TASK: Final = (
     "SELECT t.n, p.name, t.state, t.attempt, t.reason, t.dispatched_at, t.cancel, t.maybe_ran, r.body FROM tasks t "
@@ -27,7 +28,7 @@ _TASK: Final = (
 
 def job_view(cur: Cursor, job: int) -> JobView:
     """A job and its counts."""
-    row = cur.execute(_JOB + "WHERE job_id = ?", (job,)).fetchone()
+    row = cur.execute(_JOB + "WHERE jobs.job_id = ?", (job,)).fetchone()
     if row is None:
         raise NoSuchJob(job=job)
     return _job(row)
@@ -35,9 +36,9 @@ def job_view(cur: Cursor, job: int) -> JobView:
 
 def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, owner: str | None) -> list[JobView]:
     """Jobs, newest first."""
-    conditions = ["job_id < ?"] + ["ended_at IS NULL"] * unfinished + ["owner = ?"] * (owner is not None)
+    conditions = ["jobs.job_id < ?"] + ["ended_at IS NULL"] * unfinished + ["owner = ?"] * (owner is not None)
     values: list[Any] = [(1 << 62) if before is None else before] + ([owner] if owner is not None else [])
-    rows = cur.execute(f"{_JOB} WHERE {' AND '.join(conditions)} ORDER BY job_id DESC LIMIT ?", (*values, limit))
+    rows = cur.execute(f"{_JOB} WHERE {' AND '.join(conditions)} ORDER BY jobs.job_id DESC LIMIT ?", (*values, limit))
     return [_job(row) for row in rows]
 
 
@@ -105,14 +106,13 @@ def output_pieces(cur: Cursor, job: int, task: int, stream: int, offset: int, li
     ).fetchone()
     if row is None:
         raise NoSuchJob(job=job)
-    pieces = _inline(_report(row[1]), stream) if row[1] is not None else []
-    if not pieces:
-        pieces = cur.execute(
-            "SELECT position, data FROM outputs WHERE job_id = ? AND n = ? AND attempt = ? AND stream = ? "
-            "AND position + length(data) > ? ORDER BY position LIMIT ?",
-            (job, task, row[0], stream, offset, limit // 1024 + 1),
-        ).fetchall()
-    return _cut(pieces, offset, limit)
+    inline = _inline(_report(row[1]), stream) if row[1] is not None else []
+    ahead = cur.execute(
+        "SELECT position, data FROM outputs WHERE job_id = ? AND n = ? AND attempt = ? AND stream = ? "
+        "AND position + length(data) > ? ORDER BY position",
+        (job, task, row[0], stream, offset),
+    )
+    return _cut(inline or ahead, offset, limit)
 
 
 def _inline(report: Report, stream: int) -> list[tuple[int, bytes]]:
@@ -125,7 +125,7 @@ def _inline(report: Report, stream: int) -> list[tuple[int, bytes]]:
     return pieces
 
 
-def _cut(pieces: Sequence[tuple[int, bytes]], offset: int, limit: int) -> list[tuple[int, bytes]]:
+def _cut(pieces: Iterable[tuple[int, bytes]], offset: int, limit: int) -> list[tuple[int, bytes]]:
     found: list[tuple[int, bytes]] = []
     for position, data in pieces:
         skip = max(offset - position, 0)
