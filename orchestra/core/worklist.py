@@ -75,6 +75,7 @@ class Worklist:
             if entry.state is RunState.ACCEPTED
         }
         self._unasked: set[int] = set()  # marked as starting by this process, the stage not asked yet
+        self._cancelled: set[int] = set()  # to be killed on the stage, whichever stage that will be
         self._concurrency: dict[str, int] = {}
         self._drops: list[int] = []
         self._on_stage: dict[int, str] = {
@@ -159,7 +160,10 @@ class Worklist:
     def _cancel(self, entry: JournalEntry, touched: list[JournalEntry], kill: list[int]) -> None:
         if entry.state is RunState.ACCEPTED:
             touched.append(self._done(_ended(entry, Told.NEVER, CANCELLED)))
+        elif entry.seq in self._unasked:
+            touched.append(self._done(_ended(entry, Told.NEVER, CANCELLED)))
         elif entry.state is RunState.STARTING:
+            self._cancelled.add(entry.seq)
             kill.append(entry.seq)
 
     def reported(self, seqs: Iterable[int]) -> Steps:
@@ -205,7 +209,8 @@ class Worklist:
         touched += [self._done(_ended(entry, Told.NEVER, REBOOTED)) for entry in waiting]
         useless = [seq for seq in (*there, *gone) if self._stage_may_forget(seq)]
         report_now = [entry.report for entry in touched if entry.report is not None]
-        return self._steps(touched, adopt=adopt, report=report_now, forget=useless)
+        kill = [entry.seq for entry in adopt if entry.seq in self._cancelled]
+        return self._steps(touched, adopt=adopt, kill=kill, report=report_now, forget=useless)
 
     def _stage_may_forget(self, seq: int) -> bool:
         entry = self.entries.get(seq)
@@ -259,6 +264,7 @@ class Worklist:
         self._accepted.pop(report.seq, None)
         self._on_stage.pop(report.seq, None)
         self._unasked.discard(report.seq)
+        self._cancelled.discard(report.seq)
         return self._put(
             JournalEntry(
                 seq=report.seq,

@@ -7,12 +7,13 @@ again after the next Welcome; nothing is kept beyond a connection.
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from orchestra.core.worklist import output_is_apart
-from orchestra.errors import NotSaved
+from orchestra.errors import NotSaved, OutputGone
 from orchestra.model import Piece, Report
 from orchestra.player.line import Line
 from orchestra.wire import commands
@@ -104,6 +105,17 @@ class Reporter:
     # ---- long output
 
     async def _send_ahead(self, line: Line, report: Report) -> None:
+        try:
+            await self._send_pieces(line, report)
+        except OutputGone:
+            nothing = {name: replace(getattr(report, name), spans=()) for name in ("stdout", "stderr")}
+            report = replace(report, **nothing, notes=(*report.notes, "its output was lost on the player"))
+        if line is self._line:
+            self._ahead.discard(report.seq)
+            self._queue[report.seq] = report
+            self._soon(0)
+
+    async def _send_pieces(self, line: Line, report: Report) -> None:
         window = DeferredSemaphore(WINDOW)
         sent: list[Deferred[Any]] = []
         for number, stream in ((1, report.stdout), (2, report.stderr)):
@@ -115,10 +127,6 @@ class Reporter:
                 sent.append(line.say(commands.OUTPUT, [piece]).addBoth(_release, window))
         for each in sent:
             await each
-        if line is self._line:
-            self._ahead.discard(report.seq)
-            self._queue[report.seq] = report
-            self._soon(0)
 
     def _ahead_failed(self, failure: Failure, line: Line, report: Report) -> None:
         if line is not self._line or line.closed:

@@ -1,0 +1,232 @@
+"""The player's mind: what it accepts it settles once, and it starts nothing that it should not."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist, output_is_apart
+from orchestra.model import JournalEntry, OpenRun, Perform, Report, Run, RunState, Stream, Told, Welcome
+
+BOOT = "this boot"
+
+
+def run(seq: int, score: str = "s", within: int | None = None) -> Run:
+    return Run(seq, 10 + seq, 0, 1, score, {"k": "v"}, within)
+
+
+def entry(seq: int, state: RunState, boot: str = BOOT) -> JournalEntry:
+    return JournalEntry(seq=seq, job=10 + seq, task=0, attempt=1, state=state, boot=boot, score="s")
+
+
+def report(seq: int, told: Told = Told.OK, **more: object) -> Report:
+    return Report(seq, 10 + seq, 0, 1, told, **more)  # type: ignore[arg-type]
+
+
+def open_run(seq: int, cancel: bool = False) -> OpenRun:
+    return OpenRun(seq, 10 + seq, 0, 1, cancel)
+
+
+def fit(run: Run) -> Judgement:
+    return Judgement(concurrency=4)
+
+
+def live(slots: int = 8, high: int = 0, entries: tuple[JournalEntry, ...] = ()) -> Worklist:
+    """A worklist with a stage and a conductor."""
+    work = Worklist(entries, high, slots, BOOT)
+    work.settled({}, ())
+    work.welcomed(Welcome(1, high + 1, 5.0, ()))
+    return work
+
+
+def told(steps: Steps) -> dict[int, Told]:
+    return {each.seq: each.told for each in steps.report}
+
+
+def test_an_open_run_above_the_mark_was_never_heard_of_and_one_below_is_lost() -> None:
+    """The mark is the one from before this Welcome, even when the Welcome raises it."""
+    work = Worklist((), 5, 8, BOOT)
+    work.settled({}, ())
+    steps = work.welcomed(Welcome(1, 9, 5.0, (open_run(5), open_run(6), open_run(8))))
+    assert told(steps) == {5: Told.LOST, 6: Told.NEVER, 8: Told.NEVER}
+    assert steps.change.high == 8
+    assert {put.seq for put in steps.change.puts} == {5, 6, 8}
+
+
+def test_what_waits_here_and_is_not_open_there_never_starts() -> None:
+    """Nothing is started that the conductor does not hold this player to."""
+    work = Worklist((entry(3, RunState.ACCEPTED), entry(4, RunState.ACCEPTED)), 4, 8, BOOT)
+    work.settled({}, ())
+    steps = work.welcomed(Welcome(1, 5, 5.0, (open_run(4),)))
+    assert told(steps) == {3: Told.NEVER}
+    assert [one.seq for one in steps.start] == [4]
+
+
+def test_nothing_starts_before_welcome_or_without_a_stage() -> None:
+    """After a restart what was accepted waits for both."""
+    work = Worklist((entry(1, RunState.ACCEPTED),), 1, 8, BOOT)
+    assert work.settled({}, ()).start == ()
+    work = Worklist((entry(1, RunState.ACCEPTED),), 1, 8, BOOT)
+    assert work.welcomed(Welcome(1, 2, 5.0, (open_run(1),))).start == ()
+    assert [one.seq for one in work.settled({}, ()).start] == [1]
+
+
+def test_a_gap_in_the_numbers_changes_nothing() -> None:
+    """A skipped number is an error, an old one is ignored."""
+    work = live()
+    with pytest.raises(GapInSequence):
+        work.perform(Perform(1, (run(1), run(3))), fit, 0)
+    assert work.high == 0
+    work.perform(Perform(1, (run(1), run(2))), fit, 0)
+    again = work.perform(Perform(1, (run(1), run(2))), fit, 0)
+    assert again.change.puts == ()
+
+
+def test_slots_and_concurrency_hold_and_a_full_score_lets_others_pass() -> None:
+    """A run that waits for its score's concurrency takes no slot."""
+    work = live(slots=2)
+    runs = (run(1, "slow"), run(2, "slow"), run(3, "quick"), run(4, "quick"))
+    steps = work.perform(Perform(1, runs), lambda _: Judgement(concurrency=1), 0)
+    assert [one.seq for one in steps.start] == [1, 3]
+    assert [one.seq for one in work.ended(report(3)).start] == [4]
+
+
+def test_starting_is_saved_before_the_stage_is_asked_and_only_once() -> None:
+    """What starts is in the change that is saved first; the stage is asked at most once."""
+    work = live()
+    steps = work.perform(Perform(1, (run(1),)), fit, 0)
+    assert [put.state for put in steps.change.puts] == [RunState.STARTING]
+    assert work.asked(1)
+    assert not work.asked(1)
+
+
+def test_a_refused_run_is_a_journaled_outcome() -> None:
+    """A bad score or parameter is an answer, not an error."""
+    steps = live().perform(Perform(1, (run(1),)), lambda _: Judgement(refusal="no such score"), 0)
+    assert told(steps) == {1: Told.REFUSED}
+    assert steps.change.puts[0].state is RunState.DONE
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_cancel_of_what_the_stage_was_asked_for_is_a_kill_else_it_never_starts(asked: bool) -> None:
+    """Only what the stage may have started has to be killed there."""
+    work = live()
+    work.perform(Perform(1, (run(1),)), fit, 0)
+    if asked:
+        work.asked(1)
+    steps = work.cancelled([1])
+    assert (steps.kill, told(steps)) == (((1,), {}) if asked else ((), {1: Told.NEVER}))
+    assert not work.asked(1)
+
+
+def test_a_cancelled_run_is_killed_again_on_the_next_stage() -> None:
+    """A kill that the lost stage did not hear is said to the one that follows."""
+    work = live()
+    work.perform(Perform(1, (run(1),)), fit, 0)
+    work.asked(1)
+    work.stage_lost()
+    work.cancelled([1])
+    assert work.settled({1: None}, ()).kill == (1,)
+
+
+@pytest.mark.parametrize(
+    ("there", "swept", "boot", "expected"),
+    [
+        ({1: report(1)}, (), BOOT, Told.OK),
+        ({}, (1,), BOOT, Told.LOST),
+        ({}, (), BOOT, Told.NEVER),
+        ({}, (), "another boot", Told.LOST),
+    ],
+)
+def test_a_starting_run_is_settled_with_the_stage(
+    there: dict[int, Report | None], swept: tuple[int, ...], boot: str, expected: Told
+) -> None:
+    """Outcome there: that; swept: lost; nowhere: never, if this boot wrote the record."""
+    work = Worklist((entry(1, RunState.STARTING, boot),), 1, 8, BOOT)
+    assert told(work.settled(there, swept)) == {1: expected}
+
+
+def test_what_runs_on_the_stage_is_adopted() -> None:
+    """A run outlives its player daemon."""
+    work = Worklist((entry(1, RunState.STARTING),), 1, 1, BOOT)
+    steps = work.settled({1: None}, ())
+    assert [one.seq for one in steps.adopt] == [1]
+    assert work.running == 1
+
+
+def test_what_waited_over_a_reboot_never_starts() -> None:
+    """Nothing starts late on a machine that comes back."""
+    work = Worklist((entry(1, RunState.ACCEPTED, "another boot"),), 1, 8, BOOT)
+    assert told(work.settled({}, ())) == {1: Told.NEVER}
+
+
+def test_overdue_work_never_starts() -> None:
+    """start_within counts from receipt, on the clock that counts through a suspend."""
+    work = live(slots=1)
+    work.perform(Perform(1, (run(1), run(2, within=1000))), fit, 5000)
+    assert told(work.tick(5999)) == {}
+    assert told(work.tick(6000)) == {2: Told.NEVER}
+
+
+def test_reported_runs_leave_the_journal_with_its_next_change() -> None:
+    """Forgetting costs no sync of its own."""
+    work = live()
+    work.perform(Perform(1, (run(1),)), fit, 0)
+    work.ended(report(1))
+    assert work.reported([1]).change.drops == ()
+    assert work.flush().change.drops == (1,)
+
+
+def test_long_output_stays_on_the_stage_until_it_is_reported() -> None:
+    """The stage forgets short outcomes at once, long ones when the conductor has them."""
+    long = report(1, stdout=Stream(total=9000, spans=((0, 9000),)))
+    assert output_is_apart(long)
+    work = live()
+    work.perform(Perform(1, (run(1), run(2))), fit, 0)
+    assert work.ended(long).forget == ()
+    assert work.ended(report(2)).forget == (2,)
+    assert work.reported([1]).forget == (1,)
+
+
+@given(
+    st.lists(st.sampled_from(["perform", "end", "cancel", "stage lost", "settle", "welcome", "line lost"]), max_size=60)
+)
+def test_no_run_is_asked_for_twice_and_every_run_has_one_outcome(events: list[str]) -> None:
+    """Whatever happens in whatever order."""
+    work = live(slots=2)
+    seq = 0
+    asked: list[int] = []
+    started: set[int] = set()
+    outcomes: dict[int, Told] = {}
+
+    def enact(steps: Steps) -> None:
+        for one in steps.start:
+            if work.asked(one.seq):
+                asked.append(one.seq)
+                started.add(one.seq)
+        for one in steps.report:
+            assert outcomes.setdefault(one.seq, one.told) is one.told
+
+    for event in events:
+        if event == "perform" and work.live:
+            seq += 1
+            enact(work.perform(Perform(1, (run(seq),)), fit, 0))
+        elif event == "end" and started and work.stage_up:
+            one = min(started)
+            started.discard(one)
+            enact(work.ended(report(one)))
+        elif event == "cancel" and work.live and seq:
+            enact(work.cancelled([seq]))
+        elif event == "stage lost":
+            work.stage_lost()
+        elif event == "settle":
+            enact(work.settled(dict.fromkeys(started), ()))
+        elif event == "line lost":
+            work.disconnected()
+        elif event == "welcome":
+            enact(
+                work.welcomed(
+                    Welcome(1, seq + 1, 5.0, tuple(open_run(n) for n in range(1, seq + 1) if n not in outcomes))
+                )
+            )
+    assert len(asked) == len(set(asked))
+    assert not {n for n, word in outcomes.items() if word in (Told.NEVER,)} & set(asked)
