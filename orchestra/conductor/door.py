@@ -135,6 +135,8 @@ class Door(Peer):
     # ---- what the player says
 
     async def _hello(self, hello: Hello) -> None:
+        if self.hanging_up:
+            return  # an abort now could overtake the reason on its way
         if self.player is None or self.session is not None:
             self.abort()
             return
@@ -163,7 +165,7 @@ class Door(Peer):
 
     def _known(self) -> bool:
         """Whether it has introduced itself; who has not and speaks all the same is cut off."""
-        if self.session is None:
+        if self.session is None and not self.hanging_up:
             self.abort()
         return self.session is not None
 

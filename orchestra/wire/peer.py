@@ -181,6 +181,11 @@ class Peer(amp.AMP):
             self.log.failure("{peer}: unexpected", failure=failure, peer=self.describe())
             self.abort()
 
+    @property
+    def hanging_up(self) -> bool:
+        """Whether we have said goodbye; what still comes is not heard."""
+        return self._abort_call is not None
+
     def hang_up(self) -> None:
         """Close politely, and for certain within :data:`ABORT_AFTER` seconds."""
         if self.closed or self._abort_call is not None:
