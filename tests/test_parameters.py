@@ -70,7 +70,7 @@ def test_a_value_has_at_most_16_kib_of_utf8() -> None:
 
 def filled(total: int) -> dict[str, str]:
     """Parameters whose keys and values have ``total`` bytes together."""
-    params = {key: "x" * 16 * KIB for key in "abc"}
+    params = dict.fromkeys("abc", "x" * 16 * KIB)
     params["rest"] = "x" * (total - 3 - 3 * 16 * KIB - len("rest") - 100)
     params["z"] = "é" * 49 + "x"
     return params

@@ -38,7 +38,7 @@ def test_every_document_parses_without_a_warning(name: str) -> None:
 def test_every_subcommand_that_is_named_exists() -> None:
     """No block speaks of a command that is not there."""
     text = "\n".join(blocks("tried") + blocks("host"))
-    named = {word for word in re.findall(r"\borchestra ([a-z]+)\b", text)}
+    named = set(re.findall(r"\borchestra ([a-z]+)\b", text))
     assert named
     assert named - {"orchestra"} <= set(COMMANDS)
 

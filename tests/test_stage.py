@@ -367,7 +367,7 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(
 
 def test_64_kib_of_parameters_run_and_one_byte_more_does_not(theatre: Theatre, player: Player) -> None:
     theatre.score("count", "printf %s $ORC_a$ORC_b$ORC_c$ORC_d | wc -c")
-    params = {key: "v" * 16_383 for key in "abcd"}
+    params = dict.fromkeys("abcd", "v" * 16383)
     player.perform(1, "count", params=params)
     assert player.ended(1)[1] == b"65532\n"
     player.perform(2, "count", params={**params, "a": "v" * 16_384})

@@ -73,7 +73,8 @@ class Desk(Protocol):
     async def output(
         self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
     ) -> list[tuple[int, bytes]]:
-        """Kept pieces (offset, bytes) of stream 1 or 2 of a task's last attempt, from ``offset`` on, at most ``limit`` bytes."""
+        """Kept pieces (offset, bytes) of stream 1 or 2 of a task's last attempt, from ``offset`` on, ``limit`` bytes at
+        most."""
 
     async def jobs(
         self, before: int | None = None, limit: int = 50, unfinished: bool = False, owner: str | None = None

@@ -3,7 +3,7 @@
     client                                               conductor
       submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
       job({job})                                  ->       ["OK", job]
-      tasks({job, after, limit, states})          ->       ["OK", [rows, more]]     and jobs, events, players, catalogues
+      tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) reload({}) about({})   ->       ["OK", value]
       watch({job, since}, watcher)                ->       ["OK", None]

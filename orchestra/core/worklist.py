@@ -158,9 +158,7 @@ class Worklist:
         return self._steps(touched, kill=kill, report=[entry.report for entry in touched if entry.report is not None])
 
     def _cancel(self, entry: JournalEntry, touched: list[JournalEntry], kill: list[int]) -> None:
-        if entry.state is RunState.ACCEPTED:
-            touched.append(self._done(_ended(entry, Told.NEVER, CANCELLED)))
-        elif entry.seq in self._unasked:
+        if entry.state is RunState.ACCEPTED or entry.seq in self._unasked:
             touched.append(self._done(_ended(entry, Told.NEVER, CANCELLED)))
         elif entry.state is RunState.STARTING:
             self._cancelled.add(entry.seq)

@@ -62,7 +62,7 @@ class Repertoire:
         return _changes(before, self._announced)
 
     def find(self, name: str) -> ScoreFile:
-        """The score as it is on disk now; :class:`NoSuchScore` or :class:`UnfitScore` says why it may not be started."""
+        """The score as it is on disk now; :class:`NoSuchScore` or :class:`UnfitScore` says why it may not start."""
         if not is_name(name):
             raise no_such_score(self.directory, name)
         return self._look(name)
