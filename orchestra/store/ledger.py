@@ -3,7 +3,6 @@
 Events are numbered without a gap from the job's own row, a range per batch.
 """
 
-from collections import Counter
 from sqlite3 import Cursor
 from typing import Final
 
@@ -27,7 +26,7 @@ class Ledger:
         self.cur = cur
         self.now = now
         self._events: dict[int, list[EventRow]] = {}
-        self._counts: dict[int, Counter[State]] = {}
+        self._counts: dict[int, dict[State, int]] = {}
 
     @property
     def jobs(self) -> frozenset[int]:
@@ -49,10 +48,10 @@ class Ledger:
 
     def count(self, job: int, old: State | None, new: State, many: int = 1) -> None:
         """Move ``many`` tasks of a job from one count to another."""
-        counts = self._counts.setdefault(job, Counter())
+        counts = self._counts.setdefault(job, {})
         if old is not None:
-            counts[old] -= many
-        counts[new] += many
+            counts[old] = counts.get(old, 0) - many
+        counts[new] = counts.get(new, 0) + many
 
     def close(self) -> frozenset[int]:
         """Write it all down; returns the jobs that ended with it."""
@@ -61,8 +60,8 @@ class Ledger:
         return ended
 
     def _close_job(self, job: int) -> bool:
-        counts, events = self._counts.get(job, Counter()), self._events[job]
-        rows = self.cur.execute(_TALLY, (len(events), *(counts[state] for state in COUNTED), job))
+        counts, events = self._counts.get(job, {}), self._events[job]
+        rows = self.cur.execute(_TALLY, (len(events), *(counts.get(state, 0) for state in COUNTED), job))
         last, scope, *many = rows.fetchone()
         self._write_events(job, last - len(events) + 1, events)
         ended = bool(counts) and not any(n for state, n in zip(COUNTED, many, strict=True) if not state.terminal)
@@ -79,9 +78,7 @@ class Ledger:
         self.cur.executemany(_EVENT, rows)
 
     def _close_totals(self) -> None:
-        total: Counter[State] = Counter()
-        for counts in self._counts.values():
-            total.update(counts)
         for state in (State.PENDING, State.DISPATCHED, State.HELD):
-            if total[state]:
-                self.cur.execute("UPDATE totals SET many = many + ? WHERE state = ?", (total[state], state))
+            many = sum(counts.get(state, 0) for counts in self._counts.values())
+            if many:
+                self.cur.execute("UPDATE totals SET many = many + ? WHERE state = ?", (many, state))

@@ -18,7 +18,9 @@ REMOVED_RUNNING: Final = "its player was removed, and nobody can know what becam
 def expire(cur: Cursor, now: int, limit: int = LIMIT) -> Swept:
     """End what has waited too long."""
     jobs = cur.execute(
-        "SELECT job_id FROM jobs WHERE pending + held > 0 AND expires_at <= ? ORDER BY expires_at LIMIT ?", (now, limit)
+        "SELECT job_id FROM jobs WHERE ended_at IS NULL AND expires_at <= ? AND pending + held > 0 "
+        "ORDER BY expires_at LIMIT ?",
+        (now, limit),
     ).fetchall()
     ledger = Ledger(cur, now)
     tasks: list[moves.TaskRow] = []
@@ -33,15 +35,19 @@ def expire(cur: Cursor, now: int, limit: int = LIMIT) -> Swept:
 
 def next_expiry(cur: Cursor) -> int | None:
     """When the next task will have waited too long."""
-    row = cur.execute("SELECT min(expires_at) FROM jobs WHERE pending + held > 0").fetchone()
-    return None if row[0] is None else int(row[0])
+    row = cur.execute(
+        "SELECT expires_at FROM jobs WHERE ended_at IS NULL AND expires_at IS NOT NULL AND pending + held > 0 "
+        "ORDER BY expires_at LIMIT 1"
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def give_up(cur: Cursor, now: int, connected: Collection[int], limit: int = LIMIT) -> Swept:
     """End as ``lost`` what a player that is away cannot be running any more, and has not told of."""
     here = frozenset(connected)
     jobs = cur.execute(
-        "SELECT job_id FROM jobs WHERE dispatched > 0 AND give_up_at <= ? ORDER BY give_up_at", (now,)
+        "SELECT job_id FROM jobs WHERE ended_at IS NULL AND give_up_at <= ? AND dispatched > 0 ORDER BY give_up_at",
+        (now,),
     ).fetchall()
     tasks: list[moves.TaskRow] = []
     for (job,) in jobs:
