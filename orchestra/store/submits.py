@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable
 from sqlite3 import Cursor
-from typing import Final
 
 import msgspec
 
@@ -12,9 +11,6 @@ from orchestra.model import NewJob, Scope, State
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Cancelled, Submitted
-
-KEYS_OUTLIVE: Final = 30 * 24 * 3_600_000
-"""Milliseconds that a request key is kept after its job was pruned."""
 
 
 def submit(cur: Cursor, new: NewJob, now: int) -> Submitted:
