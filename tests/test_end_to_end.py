@@ -16,8 +16,9 @@ from outside import OutsideOrchestra
 from orchestra.audience.client import Ask, Scope
 from orchestra.cli.theatre import Theatre, scores_directory, wait_until
 from orchestra.errors import BadRequest, OrchestraError, RequestKeyConflict, UnknownHosts, UnknownScore
-from orchestra.model import JobView, TaskView
+from orchestra.model import Asker, JobView, NewJob, TaskView
 from orchestra.security import authority
+from orchestra.store import sqlite, statements
 
 LEDGER = """\
 #!/bin/sh
@@ -353,6 +354,73 @@ def test_a_stage_that_is_killed_loses_only_what_it_ran_and_says_so(stage: Theatr
     assert "ok" in outcomes.values()
     assert all(lines[f"start {job}"] <= 1 for job in jobs)
     assert all(lines[f"end {job}"] == 1 for job, outcome in outcomes.items() if outcome == "ok")
+
+
+def test_two_players_with_one_name_do_not_share_it(stage: Theatre, orchestra: OutsideOrchestra) -> None:
+    """The newer journal has the name; the older machine is told so until an operator forgives it."""
+    name = "b.demo.test"
+    stage.stop("b")
+    twin = stage.write_player(name, stage.home / "tls")
+    text = (twin / "player.conf").read_text()
+    other = stage.home / "twin"
+    other.mkdir(mode=0o755)
+    (other / "player.conf").write_text(text.replace("/b/state", "/twin/state").replace("run/b.", "run/twin."))
+    stage.start_player("twin")
+    log = stage.home / "log" / "b.log"
+    try:
+        wait_until(lambda: _is_online(orchestra, name), "the twin", stage.home / "log" / "twin.log")
+        before = len(log.read_text())
+        stage.start_player("b")
+        wait_until(
+            lambda: "a newer journal of that player had replaced" in log.read_text()[before:], "the refusal", log
+        )
+    finally:
+        stage.stop("twin")
+    stage.stop("b")
+    assert orchestra.forgive("b") == 1
+    stage.start_player("b")
+    wait_until(lambda: _is_online(orchestra, name), "the forgiven player", log)
+
+
+def _is_online(orchestra: OutsideOrchestra, name: str) -> bool:
+    return any(player.name == name and player.status == "online" for player in orchestra.players())
+
+
+def test_twelve_thousand_jobs_for_an_absent_player_are_in_nobodys_way(
+    stage: Theatre, orchestra: OutsideOrchestra
+) -> None:
+    """They wait on disk: the conductor restarts with them, and another player's job is done meanwhile."""
+    orchestra.about()  # the client is there before the conductor goes
+    stage.stop("conductor")
+    connection = sqlite.connect(str(stage.home / "conductor" / "state" / "store.sqlite"))
+    cursor = connection.cursor()
+    player = statements.roster(cursor)["c.demo.test"][0]
+    cursor.execute("BEGIN")
+    for _ in range(12_000):
+        statements.submit(cursor, _waiting_job(player), 1)
+    cursor.execute("COMMIT")
+    connection.close()
+    stage.start_conductor()
+    wait_until(lambda: orchestra.about().online == 2, "the players", stage.home / "log" / "conductor.log")
+    assert orchestra.about().pending >= 12_000
+    job = orchestra.submit(Ask(score="uptime", targets=("a",), scope=Scope.ALL)).job
+    assert orchestra.wait(job).verdict == "ok"
+
+
+def _waiting_job(player: int) -> NewJob:
+    return NewJob(
+        owner=Asker("somebody", 1000),
+        request_key=None,
+        score="uptime",
+        params={},
+        scope=Scope.ALL,
+        players=(player,),
+        idempotent=False,
+        max_attempts=1,
+        priority=-1,
+        expires_at=None,
+        give_up_after=1,
+    )
 
 
 def test_a_job_for_a_player_that_was_away_runs_when_it_comes(stage: Theatre, orchestra: OutsideOrchestra) -> None:

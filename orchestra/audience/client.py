@@ -162,6 +162,10 @@ class Orchestra:
         """The conductor in a few numbers."""
         return await self._call(About, "about", {})
 
+    async def forgive(self, name: str) -> int:
+        """Have the conductor accept a player's retired journals again; how many there were."""
+        return await self._call(int, "forgive", {"name": name})
+
     async def reload(self) -> Reloaded:
         """Have configuration, certificates and lists read again; what changed and what was refused."""
         return await self._call(Reloaded, "reload", {})
@@ -435,6 +439,10 @@ class BlockingOrchestra:
     def about(self) -> About:
         """The conductor in a few numbers."""
         return self._do(self._client.about())
+
+    def forgive(self, name: str) -> int:
+        """Have the conductor accept a player's retired journals again; how many there were."""
+        return self._do(self._client.forgive(name))
 
     def reload(self) -> Reloaded:
         """Have configuration, certificates and lists read again; what changed and what was refused."""

@@ -96,6 +96,9 @@ class Desk(Protocol):
     async def reload(self, asker: Asker) -> Reloaded:
         """Read players, certificates and CRL again, as SIGHUP does. Only root and the conductor's own user."""
 
+    async def forgive(self, asker: Asker, name: str) -> int:
+        """Accept a player's retired journals again; how many there were. Only root and the conductor's own user."""
+
     async def about(self) -> About:
         """The conductor in a few numbers."""
 

@@ -88,6 +88,10 @@ class Cancel(Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[Name, ...] = ()
 
 
+class OnePlayer(Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name
+
+
 class Watching(Struct, frozen=True, forbid_unknown_fields=True):
     job: JobNumber
     since: Number = 0
@@ -114,6 +118,7 @@ class Perspective:
             "catalogues": Method(Catalogues, self._catalogues),
             "cancel": Method(Cancel, self._cancel),
             "reload": Method(Nothing, self._reload),
+            "forgive": Method(OnePlayer, self._forgive),
             "about": Method(Nothing, self._about),
             "watch": Method(Watching, self._watch),
             "unwatch": Method(Nothing, self._unwatch),
@@ -166,6 +171,9 @@ class Perspective:
 
     async def _cancel(self, of: Cancel, _: Watcher) -> object:
         return await self._desk.cancel(self._guest.asker, of.job, of.names)
+
+    async def _forgive(self, given: OnePlayer, _: Watcher) -> object:
+        return await self._desk.forgive(self._guest.asker, given.name)
 
     async def _reload(self, _: Nothing, __: Watcher) -> object:
         return await self._desk.reload(self._guest.asker)

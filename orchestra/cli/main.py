@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "cancel": Mounted("orchestra.cli.operate:cancel", "Cancel a job, or its part on some hosts."),
     "jobs": Mounted("orchestra.cli.status:jobs", "List jobs, newest first."),
     "players": Mounted("orchestra.cli.operate:players", "List players: who is there, who is not."),
+    "player": Mounted("orchestra.cli.operate:player", "What concerns one player: forgive."),
     "scores": Mounted("orchestra.cli.operate:scores", "List the scores that players have."),
     "about": Mounted("orchestra.cli.operate:about", "The conductor in a few numbers."),
     "reload": Mounted("orchestra.cli.operate:reload", "Have a daemon read its files again; say what changed."),

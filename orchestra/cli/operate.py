@@ -176,3 +176,18 @@ def _reload_player(path: str) -> Reloaded:
         return talk(path, lambda player: player.reload())
     except NoConductor as error:
         raise NoPlayer(**error.fields) from None
+
+
+@click.group("player", context_settings=SETTINGS)
+def player() -> None:
+    """What concerns one player."""
+
+
+@player.command("forgive", context_settings=SETTINGS)
+@click.argument("name", metavar="HOST")
+@reaching
+def forgive(name: str, socket: str | None, config: str) -> int:
+    """Accept HOST with a journal that a newer one had replaced. What was open with either stays lost."""
+    many = talk(conductor_socket(socket, config), lambda conductor: conductor.forgive(name))
+    say(f"{name}: {many} retired {'journal is' if many == 1 else 'journals are'} accepted again")
+    return 0

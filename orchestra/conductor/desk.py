@@ -280,6 +280,13 @@ class FrontDesk:
             job=job, cancelled=done.cancelled, cancelling=done.cancelling, ended=done.finished, lost=done.lost
         )
 
+    async def forgive(self, asker: Asker, name: str) -> int:
+        """Accept a player's retired journals again."""
+        if asker.uid not in (0, os.geteuid()):
+            raise Denied(who=asker.name, group="root, or the conductor's own user: only they forgive")
+        [full] = resolve([name], self._dispatch.ids, self._default_domain)
+        return await self._dispatch.forgive(full, asker.name)
+
     async def reload(self, asker: Asker) -> Reloaded:
         """Read players, certificates and CRL again."""
         if asker.uid not in (0, os.geteuid()):

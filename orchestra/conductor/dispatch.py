@@ -333,6 +333,13 @@ class Dispatch:
                 door.say(commands.CANCEL, list(seqs)).addErrback(lambda _: None)
         return done
 
+    async def forgive(self, name: str, actor: str) -> int:
+        """Accept a player's retired journals again, on somebody's word."""
+        player = self.ids[name]
+        many = await self._writer.write(lambda cursor: statements.forgive(cursor, player))
+        self.log.warn("{actor} forgave {name}: {many} retired journals", actor=actor, name=name, many=many)
+        return many
+
     async def sweep(self, work: Callable[[Cursor, int], Swept]) -> None:
         """Let time pass over the store: expiries, removals, runs nobody will hear of. Bounded steps until done."""
         more = True

@@ -4,6 +4,7 @@ import gc
 import grp
 import os
 import socket
+import sys
 import time
 import uuid
 from typing import Any
@@ -32,6 +33,7 @@ def makeService(options: ConductorOptions) -> IService:
     from twisted.internet import reactor as chosen
 
     reactor: Any = chosen
+    sys.setswitchinterval(0.0005)  # SQLite lets go of the interpreter at each statement: its threads get it back soon
     reactor.seconds = time.monotonic  # a clock that jumps must not stop the timers
     try:
         return _make(reactor, options)

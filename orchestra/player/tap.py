@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import time
 from random import SystemRandom
 from typing import Any
@@ -31,6 +32,7 @@ def makeService(options: PlayerOptions) -> IService:
     from twisted.internet import reactor as chosen
 
     reactor: Any = chosen
+    sys.setswitchinterval(0.0005)  # SQLite lets go of the interpreter at each statement: its threads get it back soon
     reactor.seconds = time.monotonic  # a clock that jumps must not stop the timers
     try:
         return _make(reactor, options)

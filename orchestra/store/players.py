@@ -134,6 +134,13 @@ def goodbye(cur: Cursor, player: int, epoch: int, now: int) -> None:
     cur.execute("UPDATE players SET owner = '', seen_at = ? WHERE player_id = ? AND epoch = ?", (now, player, epoch))
 
 
+def forgive(cur: Cursor, player: int) -> int:
+    """Let a player come back with a journal that a newer one had replaced; how many were retired."""
+    return cur.execute(
+        "UPDATE journals SET retired_at = NULL WHERE player_id = ? AND retired_at IS NOT NULL", (player,)
+    ).rowcount
+
+
 def everybody_left(cur: Cursor) -> None:
     """End every session: for a conductor that starts, and knows that it is the only one."""
     cur.execute("UPDATE players SET owner = '' WHERE owner <> ''")

@@ -101,6 +101,21 @@ class Peer(amp.AMP):
 
     # ---- hearing
 
+    def dataReceived(self, data: bytes) -> None:
+        """Hear what came. A box that cannot be, such as an answer to what was not asked, ends the connection."""
+        if self.closed:
+            return
+        try:
+            amp.AMP.dataReceived(self, data)
+        except (KeyError, ValueError, amp.AmpError) as problem:
+            self._distrust(problem)
+
+    def _distrust(self, problem: Exception) -> None:
+        self.log.error(
+            "{peer} sent what is not our protocol ({problem}): closed", peer=self.describe(), problem=repr(problem)
+        )
+        self.abort()
+
     def locateResponder(self, name: bytes) -> Callable[[amp.Box], "Deferred[amp.Box]"] | None:
         """The responder of one of our commands; anything else is answered 'unhandled', StartTLS included."""
         word = self._words.get(name)
@@ -116,10 +131,7 @@ class Peer(amp.AMP):
             whole = joiner.add(box[b"d"], b"more" in box)
             payload = None if whole is None else decoder.decode(whole)
         except (KeyError, batches.TooMuch, msgspec.DecodeError, msgspec.ValidationError) as problem:
-            self.log.error(
-                "{peer} sent what is not our protocol ({problem}): closed", peer=self.describe(), problem=problem
-            )
-            self.abort()
+            self._distrust(problem)
             return answer
         if whole is None:
             answer.callback(amp.Box())
@@ -197,6 +209,7 @@ class Peer(amp.AMP):
         """Close now; nothing more is heard or said."""
         if not self.closed:
             self.closed = True
+            self.paused = True  # the boxes that came with the one that ended it are not taken either
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = CLOSED) -> None:
