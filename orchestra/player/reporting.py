@@ -4,7 +4,7 @@ Only what the journal holds on disk is handed in here. What was not answered whe
 again after the next Welcome; nothing is kept beyond a connection.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -117,16 +117,19 @@ class Reporter:
 
     async def _send_pieces(self, line: Line, report: Report) -> None:
         window = DeferredSemaphore(WINDOW)
-        sent: list[Deferred[Any]] = []
-        for number, stream in ((1, report.stdout), (2, report.stderr)):
-            spans = () if stream.data else stream.spans
-            for offset, size in ((o + at, min(PIECE, n - at)) for o, n in spans for at in range(0, n, PIECE)):
+        failures: list[Failure] = []
+        for number, offset, size in _pieces(report):
+            await window.acquire()
+            if failures:
+                break
+            data = await self._fetch(report.seq, number, offset, size)
+            said = line.say(commands.OUTPUT, [Piece(report.seq, report.attempt, number, offset, data)])
+            said.addErrback(failures.append).addBoth(_release, window)
+        else:
+            for _ in range(WINDOW):  # all of them back: every piece is answered
                 await window.acquire()
-                data = await self._fetch(report.seq, number, offset, size)
-                piece = Piece(report.seq, report.attempt, number, offset, data)
-                sent.append(line.say(commands.OUTPUT, [piece]).addBoth(_release, window))
-        for each in sent:
-            await each
+        if failures:
+            failures[0].raiseException()
 
     def _ahead_failed(self, failure: Failure, line: Line, report: Report) -> None:
         if line is not self._line or line.closed:
@@ -138,6 +141,14 @@ class Reporter:
     def _retry(self, line: Line, report: Report) -> None:
         if line is self._line:
             self.add([report])
+
+
+def _pieces(report: Report) -> Iterator[tuple[int, int, int]]:
+    """(stream, offset, size) of all the kept output that the report does not carry."""
+    for number, stream in ((1, report.stdout), (2, report.stderr)):
+        for offset, size in () if stream.data else stream.spans:
+            for at in range(0, size, PIECE):
+                yield number, offset + at, min(PIECE, size - at)
 
 
 def _release(result: Any, window: DeferredSemaphore) -> Any:
