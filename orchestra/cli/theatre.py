@@ -4,6 +4,7 @@ The demo plays on it, the tests play on it. Nothing here is known to the daemons
 would start them, configured by files, and reached through their sockets.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -135,6 +136,14 @@ class Theatre:
         wait_until(lambda: not _alive(pid), f"the end of {daemon}", Path())
         # where nobody reaps orphans, twistd would take the dead process for a running one
         (self.home / "run" / f"{daemon}.pid").unlink()
+
+    def kill_stage(self, player: str) -> None:
+        """SIGKILL for the stage of a player; the player starts another."""
+        served = str(self.home / "run" / f"{player}.stage")
+        for pid in [pid for pid in self.stages() if served in _command(pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: not _alive(pid), f"the end of the stage of {player}", Path())
 
     def stop(self, daemon: str) -> None:
         """SIGTERM, and wait for its end."""
