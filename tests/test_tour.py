@@ -23,6 +23,14 @@ def test_the_tour_goes_as_the_transcript_says(tmp_path: Path) -> None:
     fresh, kept = made.read_text(), (ROOT / "docs" / "tour.rst").read_text()
     assert commands(fresh) == commands(kept)
     assert statuses(fresh) == statuses(kept)
-    for sign in ("up 3 days", "42% used", "never seen yet", "(sha256)", "cancelled", "None of the targets has a score", "did you mean web1"):
+    for sign in (
+        "up 3 days",
+        "42% used",
+        "never seen yet",
+        "(sha256)",
+        "cancelled",
+        "None of the targets has a score",
+        "did you mean web1",
+    ):
         assert (sign in fresh) == (sign in kept), sign
     assert str(tmp_path.parent) not in kept
