@@ -60,7 +60,7 @@ def accepted(orchestra: OutsideOrchestra, ask: Ask) -> int:
         try:
             found.append(orchestra.submit(ask).job)
         except OrchestraError as problem:
-            assert type(problem).__name__ in (Unanswered.__name__, NoConductor.__name__), problem
+            assert type(problem).__name__ in (Unanswered.__name__, NoConductor.__name__), problem  # noqa: PT017 - the call may also succeed
         return bool(found)
 
     wait_until(once, "an answer to a submit", Path())
