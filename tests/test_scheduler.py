@@ -1,9 +1,15 @@
 """The conductor's mind: one claim at a time per player, within its room, and no wake-up is lost."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from orchestra.core.scheduler import Scheduler, Session
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from orchestra.core.scheduler import Scheduler, Session, Wish
 from orchestra.model import Run, Scope
 
 
@@ -91,38 +97,192 @@ def test_an_end_that_was_not_saved_leaves_the_run_open() -> None:
     assert one.open == {1: "s"}
 
 
-@given(st.lists(st.sampled_from(["offer", "claimed", "failed", "end"]), max_size=50))
-def test_one_claim_in_flight_never_more_than_the_room_and_no_work_forgotten(events: list[str]) -> None:
-    """Against the plainest model: a number of pending tasks."""
-    one = session(1, slots=2)
+def test_one_of_work_goes_to_who_may_still_run_its_score() -> None:
+    """The least busy player is no help while a slow score fills what it may be given of that."""
+    full, fuller = session(1, 8, {1: "s", 2: "s"}), session(2, 8, dict.fromkeys((1, 2, 3), "other"))
+    full.limits = fuller.limits = {"s": 2, "other": 4}
+    scheduler = ready(full, fuller)
+    assert [wish.player for wish in scheduler.offer(Scope.ONE, (1, 2), "s")] == [2]
+    assert full.hungry
+
+
+def test_one_of_work_that_nobody_may_run_now_waits_without_a_claim() -> None:
+    """Whoever ends a run of it first claims it."""
+    one = session(1, 8, {1: "s"})
+    one.limits = {"s": 1}
     scheduler = ready(one)
-    pending = claims = 0
-    room, next_seq = 0, 1
-    for event in events:
-        wishes = []
-        if event == "offer":
-            pending += 1
-            wishes = scheduler.offer(Scope.ALL, (1,))
-        elif event == "claimed" and claims:
-            claims, many = 0, min(room, pending)
-            pending -= many
-            scheduler.claimed(1, 1, runs(next_seq, many), pending > 0)
-            next_seq += many
-            wishes = scheduler.stirred(one)
-        elif event == "failed" and claims:
-            claims = 0
-            wishes = scheduler.wishes(s for s in scheduler.not_claimed([_wish(one)]))
-        elif event == "end" and one.open:
-            scheduler.ended(one, [min(one.open)])
-            wishes = scheduler.wishes([one])
-        assert len(wishes) + claims <= 1
-        if wishes:
-            claims, room = 1, wishes[0].room
-        assert len(one.open) <= 4
-        assert claims or not pending or one.room == 0 or one.hungry
+    assert scheduler.offer(Scope.ONE, (1,), "s") == []
+    scheduler.ended(one, [1])
+    assert [wish.player for wish in scheduler.wishes([one])] == [1]
 
 
-def _wish(one: Session) -> object:
-    from orchestra.core.scheduler import Wish
+def test_a_new_session_supersedes_and_the_old_one_s_end_changes_nothing() -> None:
+    """The newest connection of a player wins."""
+    old, new = session(1), session(1)
+    scheduler = ready(old)
+    scheduler.opened(new)
+    scheduler.closed(old)
+    assert (scheduler.current(old), scheduler.current(new)) == (False, True)
+    scheduler.closed(new)
+    assert scheduler.sessions == {}
 
-    return Wish(one)
+
+def test_since_when_a_task_runs_is_known_until_it_ends() -> None:
+    one = session(1, open_runs={7: "s"})
+    one.started[7] = (3, 4, 99)
+    assert (one.started_at(3, 4), one.started_at(3, 5)) == (99, None)
+    ready(one).ended(one, [7])
+    assert one.started_at(3, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("slots", "open_runs", "room"),
+    [(0, {}, 0), (0, {1: "s"}, -1), (1, {}, 2), (8, {1: "s"}, 15), (1, {1: "s", 2: "s"}, 0)],
+)
+def test_a_player_is_given_twice_its_slots(slots: int, open_runs: dict[int, str], room: int) -> None:
+    """No claim is made without room, none at all for a player that says it has no slots."""
+    one = session(1, slots, open_runs)
+    assert one.room == room
+    assert bool(ready(one).offer(Scope.ALL, (1,))) is (room > 0)
+
+
+def test_claims_that_could_not_be_made_are_still_wanted() -> None:
+    """Who left meanwhile, or has come back anew, is not asked for again."""
+    stays, leaves, again = session(1), session(2), session(3)
+    scheduler = ready(stays, leaves, again)
+    wishes = scheduler.offer(Scope.ALL, (1, 2, 3))
+    scheduler.closed(leaves)
+    scheduler.opened(Session(3, "p3", 2, 1, {}))
+    assert scheduler.not_claimed(wishes) == [stays]
+    assert [wish.player for wish in scheduler.wishes([stays])] == [1]
+
+
+class Transaction(NamedTuple):
+    """What the store is asked to do in one commit: new tasks, each with who may have it, and claims."""
+
+    new: list[frozenset[int]]
+    wishes: list[Wish]
+
+
+class Store(NamedTuple):
+    """The plainest store: pending tasks in the order they came, and the newest epoch of each player."""
+
+    pending: list[frozenset[int]]
+    epochs: dict[int, int]
+    seqs: Iterator[int]
+
+    def claim(self, wish: Wish) -> tuple[list[Run], bool]:
+        if self.epochs[wish.player] != wish.epoch:
+            return [], False
+        mine = [task for task in self.pending if wish.player in task]
+        fits = mine[: min(wish.room, wish.limits["s"])]
+        for task in fits:
+            self.pending.remove(task)
+        return [Run(next(self.seqs), 1, 0, 1, "s", {}, None) for _ in fits], len(fits) < len(mine)
+
+
+PLAYERS = (1, 2, 3)
+ANY_PLAYER, SOME_PLAYERS = st.sampled_from(PLAYERS), st.sets(st.sampled_from(PLAYERS), min_size=1)
+
+
+class Conductor(RuleBasedStateMachine):
+    """A conductor around the scheduler: commits come one after another, some fail, players come and go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mind = Scheduler()
+        self.store = Store([], dict.fromkeys(PLAYERS, 0), itertools.count(1))
+        self.queue: list[Transaction] = []
+
+    def ask(self, wishes: list[Wish], *new: frozenset[int]) -> None:
+        assert [wish.player for wish in wishes] == sorted({wish.player for wish in wishes})
+        assert all(wish.room > 0 and self.mind.sessions[wish.player].ready for wish in wishes)
+        if wishes or new:
+            self.queue.append(Transaction([*new], wishes))
+
+    @rule(player=ANY_PLAYER, slots=st.integers(0, 2))
+    def connects(self, player: int, slots: int) -> None:
+        self.drain()  # Hello is a commit too, behind all others
+        self.store.epochs[player] += 1
+        one = Session(player, f"p{player}", self.store.epochs[player], slots, {})
+        one.limits = {"s": 3}
+        self.mind.opened(one)
+
+    @rule(player=ANY_PLAYER)
+    def is_welcomed(self, player: int) -> None:
+        one = self.mind.sessions.get(player)
+        if one is not None and not one.ready:
+            self.mind.welcomed(one)
+            self.ask(self.mind.wishes([one]))
+
+    @rule(player=ANY_PLAYER)
+    def leaves(self, player: int) -> None:
+        if player in self.mind.sessions:
+            self.mind.closed(self.mind.sessions[player])
+
+    @rule(players=SOME_PLAYERS)
+    def all_of(self, players: set[int]) -> None:
+        self.ask(self.mind.offer(Scope.ALL, players), *(frozenset({player}) for player in players))
+
+    @rule(players=SOME_PLAYERS)
+    def one_of(self, players: set[int]) -> None:
+        free = [
+            s
+            for p in players
+            if (s := self.mind.sessions.get(p)) and s.ready and not s.claiming and s.room > 0 and len(s.open) < 3
+        ]
+        wishes = self.mind.offer(Scope.ONE, players, "s")
+        least = min((len(s.open), s.player) for s in free)[1:] if free else ()
+        assert tuple(wish.player for wish in wishes) == least
+        self.ask(wishes, frozenset(players))
+
+    @rule(player=ANY_PLAYER, saved=st.booleans())
+    def a_run_ends(self, player: int, saved: bool) -> None:
+        one = self.mind.sessions.get(player)
+        if one is None or not one.open:
+            return
+        ended = self.mind.ended(one, [min(one.open)])
+        if saved:
+            self.ask(self.mind.wishes([one]))
+        else:
+            self.mind.reopened(one, ended)
+
+    @precondition(lambda self: self.queue)
+    @rule()
+    def commits(self) -> None:
+        new, wishes = self.queue.pop(0)
+        self.store.pending.extend(new)
+        for wish in wishes:
+            runs, more = self.store.claim(wish)
+            one = self.mind.claimed(wish.player, wish.epoch, runs, more)
+            if one is not None:
+                self.ask(self.mind.stirred(one))
+
+    @precondition(lambda self: self.queue)
+    @rule()
+    def is_not_saved(self) -> None:
+        _, wishes = self.queue.pop(0)
+        self.ask(self.mind.wishes(self.mind.not_claimed(wishes)))
+
+    def drain(self) -> None:
+        while self.queue:
+            self.commits()
+
+    @invariant()
+    def one_claim_of_a_session_is_in_flight_and_no_room_is_overdrawn(self) -> None:
+        flying = [(wish.player, wish.epoch) for each in self.queue for wish in each.wishes]
+        assert len(flying) == len(set(flying))
+        for one in self.mind.sessions.values():
+            assert one.claiming is ((one.player, one.epoch) in flying)
+            assert len(one.open) <= max(2 * one.slots, 0)
+
+    def teardown(self) -> None:
+        """Once the store has caught up, nobody who could take a task of its own is idle."""
+        self.drain()
+        for one in self.mind.sessions.values():
+            if one.ready and one.room > 0 and one.fits("s"):
+                assert frozenset({one.player}) not in self.store.pending
+
+
+TestConductor = Conductor.TestCase
+TestConductor.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

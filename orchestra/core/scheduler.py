@@ -59,6 +59,10 @@ class Session:
         """How many runs of ``score`` are open."""
         return sum(one == score for one in self.open.values())
 
+    def fits(self, score: str) -> bool:
+        """Whether one more run of ``score`` may be open; "" is any score."""
+        return not score or self.count(score) < self.limits.get(score, UNKNOWN_SCORE)
+
     def started_at(self, job: int, task: int) -> int | None:
         """Since when a task runs here, if the player has told."""
         return next((at for j, t, at in self.started.values() if (j, t) == (job, task)), None)
@@ -111,18 +115,18 @@ class Scheduler:
 
     # ---- who may be given work
 
-    def offer(self, scope: Scope, players: Iterable[int]) -> list[Wish]:
+    def offer(self, scope: Scope, players: Iterable[int], score: str = "") -> list[Wish]:
         """There is new work for ``players``: claims to make at once, in ascending order of player.
 
-        One-of work goes to the least busy one with room; the others are hungry all the same, and take it if that
-        one does not.
+        One-of work goes to the least busy one that has room for it, for a run of ``score`` if that is said; the
+        others are hungry all the same, and take it with their next claim if that one does not.
         """
         there = [session for player in players if (session := self.sessions.get(player)) is not None]
         for session in there:
             session.hungry = True
             session.stirred = session.claiming
         if scope is Scope.ONE:
-            free = [session for session in there if self._may_claim(session)]
+            free = [session for session in there if self._may_claim(session) and session.fits(score)]
             there = [min(free, key=lambda session: (len(session.open), session.player))] if free else []
         return self.wishes(there)
 
