@@ -3,8 +3,9 @@
 import itertools
 
 import pytest
+from msgspec.structs import replace
 
-from orchestra.model import MOVES, Scope, Standing, State, Told, after_run, verdict
+from orchestra.model import MOVES, Move, Scope, Standing, State, Told, after_run, unstarted, verdict
 
 STANDINGS = [
     Standing(
@@ -58,6 +59,67 @@ def test_an_outcome_never_changes() -> None:
     assert not any(state.terminal for state in MOVES)
 
 
+def test_what_ran_is_what_the_player_said() -> None:
+    """ok, failed and killed are outcomes whatever else waits for the task: a cancel that came too late, say."""
+    for task, told in itertools.product(STANDINGS, (Told.OK, Told.FAILED, Told.KILLED)):
+        assert after_run(told, task) == Move(State[told.name], task.maybe_ran, task.losses)
+
+
+def test_a_never_goes_back_or_ends_as_what_waits_for_it() -> None:
+    """A cancel comes before an expiry; either says 'lost' if an earlier attempt may have run."""
+    for task in STANDINGS:
+        waits = State.CANCELLED if task.cancel else State.EXPIRED if task.expired else State.PENDING
+        state = State.LOST if task.maybe_ran and waits is not State.PENDING else waits
+        assert after_run(Told.NEVER, task) == Move(state, task.maybe_ran, task.losses)
+
+
+def test_a_refusal_strikes_a_candidate_and_ends_when_none_is_left() -> None:
+    """An all-of task has no other player; 'refused' too is said only if no attempt may have run."""
+    for task in STANDINGS:
+        move = after_run(Told.REFUSED, task)
+        assert move.strike is (task.scope is Scope.ONE)
+        if task.scope is Scope.ALL or task.candidates_left == 0:
+            assert move.state is (State.LOST if task.maybe_ran else State.REFUSED)
+        else:
+            assert move.state is after_run(Told.NEVER, task).state
+
+
+def test_a_loss_is_lost_unless_the_score_is_idempotent_and_may_try_again() -> None:
+    """Promise 4: the player has said it, attempts are left, and nobody has called it off."""
+    for task in STANDINGS:
+        again = task.idempotent and task.losses + 1 < task.max_attempts and not (task.cancel or task.expired)
+        expected = Move(State.PENDING if again else State.LOST, True, task.losses + 1)
+        assert after_run(Told.LOST, task) == expected
+
+
+@pytest.mark.parametrize("words", list(itertools.product(Told, repeat=3)))
+def test_no_chain_of_attempts_ends_as_never_started_after_one_may_have_run(words: tuple[Told, ...]) -> None:
+    """The memory survives every return to pending, whatever the player says next."""
+    for task in STANDINGS:
+        may_have_run = task.maybe_ran
+        for told in words:
+            move = after_run(told, task)
+            may_have_run = may_have_run or told is Told.LOST
+            assert not (may_have_run and move.state in NEVER_STARTED)
+            if move.state.terminal:
+                break
+            task = replace(task, maybe_ran=move.maybe_ran, losses=move.losses)
+        assert task.losses <= task.max_attempts
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.EXPIRED])
+def test_a_pending_task_that_may_have_run_is_lost(state: State) -> None:
+    """It is called off, but nobody can say that it never started."""
+    assert (unstarted(state, False), unstarted(state, True)) == (state, State.LOST)
+
+
+def test_every_state_can_be_left_or_is_an_outcome() -> None:
+    """No task hangs: each one moves, and its moves lead to an outcome."""
+    assert {state for state in State if not state.terminal} == set(MOVES)
+    for moves in MOVES.values():
+        assert any(state.terminal for state in moves)
+
+
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
@@ -66,6 +128,12 @@ def test_an_outcome_never_changes() -> None:
         ({State.LOST: 2}, "failed"),
         ({State.OK: 1, State.PENDING: 1}, ""),
         ({State.OK: 1, State.DISPATCHED: 1}, ""),
+        ({State.OK: 5, State.HELD: 1}, ""),
+        ({State.PENDING: 1}, ""),
+        ({State.REFUSED: 1, State.CANCELLED: 1, State.EXPIRED: 1}, "failed"),
+        ({State.KILLED: 1, State.OK: 1}, "partial"),
+        ({State.OK: 0, State.LOST: 1}, "failed"),
+        ({State.OK: 1, State.LOST: 0}, "ok"),
     ],
 )
 def test_the_verdict_waits_for_every_task(counts: dict[State, int], expected: str) -> None:
