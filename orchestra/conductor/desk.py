@@ -18,7 +18,7 @@ from orchestra.conductor.feed import Feed
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
-from orchestra.core.targets import resolve
+from orchestra.core.targets import complete, resolve
 from orchestra.errors import BadRequest, Denied, UnknownScore
 from orchestra.model import (
     Ask,
@@ -225,7 +225,11 @@ class FrontDesk:
 
     async def players(self, after: str = "", limit: int = 500, names: Sequence[str] = ()) -> list[PlayerView]:
         """Players by name, with what only the connection knows."""
-        rows = await self._reader.read(lambda cursor: statements.player_rows(cursor, after, limit, names))
+        wanted = [complete(name, self._default_domain) for name in names]
+        rows = await self._reader.read(lambda cursor: statements.player_rows(cursor, after, limit, wanted))
+        if wanted and not after and len(rows) < limit:
+            # of those that are removed only the rows are left
+            resolve(wanted, {*self._dispatch.ids, *(row.view.name for row in rows)})
         return [self._view(row) for row in rows]
 
     def _view(self, row: PlayerRow) -> PlayerView:
