@@ -387,9 +387,11 @@ class Player(Service):
         """Read scores and certificates again; what cannot be used is refused and the old one stays."""
         changed = self._reload_scores()
         try:
-            changed += self._reload_certificates()
+            certificates = self._reload_certificates()
         except OrchestraError as problem:
             self.log.error("reload refused: {problem}", problem=problem.sentence)
             return Reloaded(changed=tuple(changed), refused=(problem.sentence,))
+        for line in certificates or ([] if changed else ["nothing has changed"]):
+            self.log.info("reload: {line}", line=line)
         self._connector.again()
-        return Reloaded(changed=tuple(changed))
+        return Reloaded(changed=(*changed, *certificates))
