@@ -118,10 +118,13 @@ class _Turn:
     def fill(self, room: int) -> None:
         """Give up to ``room`` runs. Work that is overdue ends on the way: it must not hide what is behind it."""
         self.room = room
-        overdue = True
-        while overdue:
+        again = True
+        while again:
+            before = len(self.runs)
             waiting, self.more = self._choose()
             overdue = self._give(waiting)
+            # a score whose limit was used up may have stood in the way of what is behind it
+            again = overdue or (self.more and before < len(self.runs) < room)
 
     def _give(self, waiting: Iterable[Waiting]) -> bool:
         """Give what fits; whether anything turned out to be overdue."""
