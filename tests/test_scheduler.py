@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestra.core.scheduler import Scheduler, Session, Wish
 from orchestra.model import Run, Scope
@@ -181,7 +181,7 @@ class Store(NamedTuple):
         return [Run(next(self.seqs), 1, 0, 1, "s", {}, None) for _ in fits], len(fits) < len(mine)
 
 
-PLAYERS = (1, 2, 3)
+PLAYERS = (1, 2)
 ANY_PLAYER, SOME_PLAYERS = st.sampled_from(PLAYERS), st.sets(st.sampled_from(PLAYERS), min_size=1)
 
 
@@ -199,6 +199,13 @@ class Conductor(RuleBasedStateMachine):
         assert all(wish.room > 0 and self.mind.sessions[wish.player].ready for wish in wishes)
         if wishes or new:
             self.queue.append(Transaction([*new], wishes))
+
+    @initialize()
+    def all_are_there(self) -> None:
+        for player in PLAYERS:
+            self.connects(player, 2)
+            self.is_welcomed(player)
+        self.drain()
 
     @rule(player=ANY_PLAYER, slots=st.integers(0, 2))
     def connects(self, player: int, slots: int) -> None:
@@ -248,7 +255,11 @@ class Conductor(RuleBasedStateMachine):
             self.mind.reopened(one, ended)
 
     @precondition(lambda self: self.queue)
-    @rule()
+    @rule(many=st.integers(1, 4))
+    def commit(self, many: int) -> None:
+        for _ in self.queue[:many]:
+            self.commits()
+
     def commits(self) -> None:
         new, wishes = self.queue.pop(0)
         self.store.pending.extend(new)
@@ -285,4 +296,4 @@ class Conductor(RuleBasedStateMachine):
 
 
 TestConductor = Conductor.TestCase
-TestConductor.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestConductor.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
