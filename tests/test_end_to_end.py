@@ -7,16 +7,16 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Perform
 from outside import OutsideOrchestra
 
 from orchestra.audience.client import Ask, Scope
-from orchestra.cli.theatre import Theatre, scores_directory, wait_until
+from orchestra.cli.theatre import Theatre, wait_until
 from orchestra.errors import BadRequest, OrchestraError, RequestKeyConflict, UnknownHosts, UnknownScore
-from orchestra.model import Asker, JobView, NewJob, TaskView
+from orchestra.model import Asker, NewJob
 from orchestra.security import authority
 from orchestra.store import sqlite, statements
 
@@ -29,13 +29,8 @@ echo "answer=$ORCHESTRA_JOB"
 """
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
-    """A conductor and two players (a and b); c is in the players file and is not started."""
-    home = tmp_path_factory.mktemp("t")
-    theatre = Theatre(home, ["a", "b", "c"])
-    theatre.build(scores_directory())
-    ledger = home / "ledger" / "l"
+def prepare(theatre: Theatre) -> None:
+    ledger = theatre.home / "ledger" / "l"
     ledger.touch()
     theatre.add_score("ledger", LEDGER.format(ledger=ledger), "interface = pipe\nconcurrency = 4\ntimeout = 60s\n")
     theatre.add_score(
@@ -44,90 +39,61 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
     theatre.add_score("suicide", "#!/bin/sh\nkill -SEGV $$\n", "")
     theatre.add_score("loud", "#!/bin/sh\nhead -c 100000000 /dev/zero\n", "timeout = 60s\n")
     theatre.add_score("forker", "#!/bin/sh\nsleep 3 &\necho forked\n", "")
+    theatre.add_score("wanted", "#!/bin/sh\n", "user = nosuchuser\n")
     theatre.add_score("unfit", "#!/bin/sh\n", "")
     (theatre.scores / "unfit").chmod(0o775)
     theatre.add_score("garbled", "#!/bin/sh\n", "timeout = soon\n")
     (theatre.scores / "note").write_text("no x bit\n")
-    try:
-        theatre.start_conductor()
-        theatre.start_player("a")
-        theatre.start_player("b")
-        with OutsideOrchestra(str(theatre.socket)) as orchestra:
-            wait_until(lambda: orchestra.about().online == 2, "the players", home / "log" / "conductor.log")
-        yield theatre
-    finally:
-        theatre.close()
-        assert theatre.left_behind() == []
 
 
-@pytest.fixture
-def orchestra(stage: Theatre) -> Iterator[OutsideOrchestra]:
-    with OutsideOrchestra(str(stage.socket)) as client:
-        yield client
-
-
-Run = Callable[..., tuple[JobView, list[TaskView]]]
-
-
-@pytest.fixture
-def run(orchestra: OutsideOrchestra) -> Run:
-    """Submit, wait, and return the job and its tasks."""
-
-    def perform(score: str, *targets: str, scope: Scope = Scope.ALL, **params: str) -> tuple[JobView, list[TaskView]]:
-        receipt = orchestra.submit(Ask(score=score, targets=targets, scope=scope, params=params))
-        return orchestra.wait(receipt.job), list(orchestra.tasks(receipt.job))
-
-    return perform
-
-
-def test_every_host_gives_its_answer(run: Run) -> None:
+def test_every_host_gives_its_answer(perform: Perform) -> None:
     """All-of: an outcome, a response and times per host."""
-    job, tasks = run("ledger", "a", "b", "a.demo.test", seconds="0")
+    job, tasks = perform("ledger", "a", "b", "a.demo.test", seconds="0")
     assert job.verdict == "ok"
     assert [task.player for task in tasks] == ["a.demo.test", "b.demo.test"]
     assert all(task.response == {"answer": str(job.job)} and task.rc == 0 and task.digest for task in tasks)
 
 
-def test_one_of_goes_to_a_player_that_is_there(run: Run) -> None:
+def test_one_of_goes_to_a_player_that_is_there(perform: Perform) -> None:
     """The one that is away is not waited for."""
-    job, [task] = run("uptime", "a", "b", "c", scope=Scope.ONE)
+    job, [task] = perform("uptime", "a", "b", "c", scope=Scope.ONE)
     assert job.verdict == "ok"
     assert task.player in ("a.demo.test", "b.demo.test")
     assert task.stdout.data.startswith(b"up ")
 
 
-def test_a_hard_failure_ends_it_with_its_status(run: Run) -> None:
+def test_a_hard_failure_ends_it_with_its_status(perform: Perform) -> None:
     """A one-of that failed is not tried elsewhere."""
-    job, [task] = run("fail", "a", "b", scope=Scope.ONE, status="3")
+    job, [task] = perform("fail", "a", "b", scope=Scope.ONE, status="3")
     assert (job.verdict, task.state, task.rc, task.attempt) == ("failed", "failed", 3, 1)
 
 
-def test_a_score_that_is_killed_by_a_signal_says_which(run: Run) -> None:
+def test_a_score_that_is_killed_by_a_signal_says_which(perform: Perform) -> None:
     """A signal is a failure that names it."""
-    _, [task] = run("suicide", "a")
+    _, [task] = perform("suicide", "a")
     assert (task.state, task.rc, task.signal) == ("failed", None, signal.SIGSEGV)
 
 
-def test_a_score_that_ignores_sigterm_is_killed(run: Run) -> None:
+def test_a_score_that_ignores_sigterm_is_killed(perform: Perform) -> None:
     """The timeout is kept, whatever the score thinks of it."""
-    _, [task] = run("deaf", "a")
+    _, [task] = perform("deaf", "a")
     assert (task.state, task.signal) == ("killed", signal.SIGKILL)
     assert "timeout" in task.reason
     assert task.stdout.data == b"ready\n"
 
 
-def test_a_hundred_megabytes_are_counted_and_the_ends_are_kept(run: Run, orchestra: OutsideOrchestra) -> None:
+def test_a_hundred_megabytes_are_counted_and_the_ends_are_kept(perform: Perform, orchestra: OutsideOrchestra) -> None:
     """True byte count, bounded memory on the way, the kept part readable."""
-    job, [task] = run("loud", "a")
+    job, [task] = perform("loud", "a")
     assert (task.state, task.stdout.total) == ("ok", 100_000_000)
     assert task.stdout.spans == ((0, 65536), (99_803_392, 196_608))
     pieces = list(orchestra.output(job.job, task.task, 1))
     assert sum(len(data) for _, data in pieces) == 262_144
 
 
-def test_a_score_that_forks_a_daemon_ends_when_it_ends(run: Run) -> None:
+def test_a_score_that_forks_a_daemon_ends_when_it_ends(perform: Perform) -> None:
     """What it leaves behind is noted, not killed, and delays nothing."""
-    _, [task] = run("forker", "a")
+    _, [task] = perform("forker", "a")
     assert (task.state, task.stdout.data) == ("ok", b"forked\n")
     assert any("behind" in note for note in task.notes)
     assert task.ended_at is not None
@@ -174,9 +140,9 @@ def test_a_bad_request_gets_a_sentence(
     assert orchestra.about().pending == before.pending
 
 
-def test_sixty_four_kibibytes_of_parameters_arrive(run: Run) -> None:
+def test_sixty_four_kibibytes_of_parameters_arrive(perform: Perform) -> None:
     """Exactly the limit is not over it."""
-    job, _ = run("uptime", "a", **dict.fromkeys("abcd", "x" * 16383))
+    job, _ = perform("uptime", "a", **dict.fromkeys("abcd", "x" * 16383))
     assert job.verdict == "ok"
 
 
@@ -201,79 +167,70 @@ def test_what_waits_says_why_and_can_be_cancelled_or_expires(orchestra: OutsideO
     assert orchestra.wait(short.job).counts == {"expired": 1}
 
 
-def test_a_running_score_is_killed_by_a_cancel(stage: Theatre, orchestra: OutsideOrchestra) -> None:
+def test_a_running_score_is_killed_by_a_cancel(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """Killed only when it is proved; the status says so."""
     job = orchestra.submit(Ask(score="ledger", targets=("a",), scope=Scope.ALL, params={"seconds": "50"})).job
-    ledger = stage.home / "ledger" / "l"
+    ledger = theatre.home / "ledger" / "l"
     wait_until(lambda: f"start {job}\n" in ledger.read_text(), "the run", ledger)
     orchestra.cancel(job)
     assert orchestra.wait(job).counts == {"killed": 1}
     assert f"end {job}\n" not in ledger.read_text()
 
 
-def test_a_one_of_whose_player_refuses_goes_to_the_next(stage: Theatre, orchestra: OutsideOrchestra) -> None:
-    """A refusal is proof that it was not started there."""
-    (stage.home / "b").joinpath("own").mkdir(mode=0o755)
-    stage.add_score("wanted", "#!/bin/sh\n", "user = nosuchuser\n")
-    wait_until(lambda: bool(_entry(orchestra, "wanted")), "the new score", stage.home / "log" / "a.log")
+def test_a_one_of_that_every_player_refuses_is_refused(orchestra: OutsideOrchestra) -> None:
+    """A refusal is proof that it was not started there, so each is asked in turn."""
     job = orchestra.submit(Ask(score="wanted", targets=("a", "b"), scope=Scope.ONE)).job
     assert orchestra.wait(job).counts == {"refused": 1}
     refusing = {event.player for event in orchestra.events(job) if event.kind == "dispatched"}
     assert refusing == {"a.demo.test", "b.demo.test"}
 
 
-def _entry(orchestra: OutsideOrchestra, score: str) -> list[str]:
-    return [
-        e.name for catalogue, _ in orchestra.catalogues(["a.demo.test"]) for e in catalogue.scores if e.name == score
-    ]
-
-
 def test_a_player_that_is_stopped_and_started_during_a_run_adopts_it(
-    stage: Theatre, orchestra: OutsideOrchestra
+    theatre: Theatre, orchestra: OutsideOrchestra
 ) -> None:
     """The run goes on upon its stage, and its outcome is ok; it ran once."""
     job = orchestra.submit(Ask(score="ledger", targets=("b",), scope=Scope.ALL, params={"seconds": "3"})).job
-    ledger = stage.home / "ledger" / "l"
+    ledger = theatre.home / "ledger" / "l"
     wait_until(lambda: f"start {job}\n" in ledger.read_text(), "the run", ledger)
-    stage.stop("b")
-    stage.start_player("b")
+    theatre.stop("b")
+    theatre.start_player("b")
     assert orchestra.wait(job).verdict == "ok"
     assert Counter(ledger.read_text().splitlines())[f"start {job}"] == 1
 
 
-def test_a_second_conductor_on_the_same_state_is_refused(stage: Theatre) -> None:
+def test_a_second_conductor_on_the_same_state_is_refused(theatre: Theatre) -> None:
     """It says who is in the way, with the status of a configuration error."""
     twistd = str(Path(sys.executable).with_name("twistd"))
-    command = [twistd, "-n", "--pidfile=", "conductor", f"--config={stage.home}", "--listen=127.0.0.1:0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=stage.home)
+    command = [twistd, "-n", "--pidfile=", "conductor", f"--config={theatre.home}", "--listen=127.0.0.1:0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=theatre.home)
     assert done.returncode == 78
     assert "already using" in done.stderr
 
 
-def test_a_player_of_another_authority_and_one_that_is_not_listed_learn_why(stage: Theatre) -> None:
+def test_a_player_of_another_authority_and_one_that_is_not_listed_learn_why(theatre: Theatre) -> None:
     """Each has its sentence in its own log."""
-    rogue = authority.init(stage.home / "rogue-ca", "Somebody else")
-    rogue.issue("player", ["x.demo.test"], out=stage.home / "rogue")
-    authority.load(stage.home / "ca").issue("player", ["y.demo.test"], out=stage.home / "tls")
-    both = stage.home / "rogue" / "both.crt"
-    both.write_bytes((stage.home / "rogue" / "ca.crt").read_bytes() + (stage.home / "tls" / "ca.crt").read_bytes())
-    stage.write_player("x.demo.test", stage.home / "rogue", ca=both)
-    stage.write_player("y.demo.test", stage.home / "tls")
+    rogue = authority.init(theatre.home / "rogue-ca", "Somebody else")
+    rogue.issue("player", ["x.demo.test"], out=theatre.home / "rogue")
+    authority.load(theatre.home / "ca").issue("player", ["y.demo.test"], out=theatre.home / "tls")
+    both = theatre.home / "rogue" / "both.crt"
+    both.write_bytes((theatre.home / "rogue" / "ca.crt").read_bytes() + (theatre.home / "tls" / "ca.crt").read_bytes())
+    theatre.write_player("x.demo.test", theatre.home / "rogue", ca=both)
+    theatre.write_player("y.demo.test", theatre.home / "tls")
     for short, sentence in (
         ("x", "does not trust our certificate authority"),
         ("y", "not in the conductor's players file"),
     ):
-        log = stage.home / "log" / f"{short}.log"
-        stage.start_player(short)
+        log = theatre.home / "log" / f"{short}.log"
+        theatre.start_player(short)
         try:
             wait_until(lambda log=log, s=sentence: log.exists() and s in log.read_text(), sentence, log)
         finally:
-            stage.stop(short)
+            theatre.stop(short)
 
 
-def test_sighup_and_reload_take_new_players_and_refuse_mistakes(stage: Theatre, orchestra: OutsideOrchestra) -> None:
+def test_sighup_and_reload_take_new_players_and_refuse_mistakes(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """A bad file is refused and the old one stays."""
-    players = stage.home / "players"
+    players = theatre.home / "players"
     before = players.read_text()
     players.write_text(before + "new.demo.test\n")
     assert "player new.demo.test added" in orchestra.reload().changed
@@ -281,8 +238,8 @@ def test_sighup_and_reload_take_new_players_and_refuse_mistakes(stage: Theatre, 
     assert "players" in orchestra.reload().refused[0]
     assert orchestra.submit(Ask(score="uptime", targets=("new",), scope=Scope.ALL)).waiting == 1
     players.write_text(before)
-    os.kill(stage.pid("conductor"), signal.SIGHUP)
-    wait_until(lambda: _unknown(orchestra, "new"), "the removal", stage.home / "log" / "conductor.log")
+    os.kill(theatre.pid("conductor"), signal.SIGHUP)
+    wait_until(lambda: _unknown(orchestra, "new"), "the removal", theatre.home / "log" / "conductor.log")
 
 
 def _unknown(orchestra: OutsideOrchestra, name: str) -> bool:
@@ -293,9 +250,9 @@ def _unknown(orchestra: OutsideOrchestra, name: str) -> bool:
     return False
 
 
-def test_the_commands_say_and_end_as_they_promise(stage: Theatre) -> None:
+def test_the_commands_say_and_end_as_they_promise(theatre: Theatre) -> None:
     """Exit statuses for programs, sentences for people."""
-    environment = {**os.environ, "ORCHESTRA_SOCKET": str(stage.socket)}
+    environment = {**os.environ, "ORCHESTRA_SOCKET": str(theatre.socket)}
 
     def command(*words: str) -> "subprocess.CompletedProcess[str]":
         program = str(Path(sys.executable).with_name(words[0]))
@@ -313,14 +270,14 @@ def test_the_commands_say_and_end_as_they_promise(stage: Theatre) -> None:
     assert "never seen yet" in plain.stderr
     status = command("getstatus", plain.stdout.strip())
     assert (status.returncode, "c.demo.test" in status.stdout) == (0, True)
-    environment["ORCHESTRA_SOCKET"] = str(stage.home / "nobody")
+    environment["ORCHESTRA_SOCKET"] = str(theatre.home / "nobody")
     assert command("getstatus").returncode == 69
 
 
-def test_nothing_is_lost_or_run_twice_when_daemons_are_killed(stage: Theatre, orchestra: OutsideOrchestra) -> None:
+def test_nothing_is_lost_or_run_twice_when_daemons_are_killed(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """200 jobs; conductor and players killed at points that the ledger chooses. A killed player's runs go on, so every
     job ends as ok, and ran once."""
-    ledger = stage.home / "ledger" / "l"
+    ledger = theatre.home / "ledger" / "l"
     ledger.write_text("")
     chance = random.Random(7)
     jobs = [
@@ -329,22 +286,24 @@ def test_nothing_is_lost_or_run_twice_when_daemons_are_killed(stage: Theatre, or
     for daemon in ("a", "conductor", "b", "conductor", "a"):
         seen = len(ledger.read_text().splitlines())
         wait_until(lambda seen=seen: len(ledger.read_text().splitlines()) >= min(seen + 20, 400), "progress", ledger)
-        stage.kill(daemon)
-        stage.start_conductor() if daemon == "conductor" else stage.start_player(daemon)
+        theatre.kill(daemon)
+        theatre.start_conductor() if daemon == "conductor" else theatre.start_player(daemon)
     outcomes = Counter(orchestra.wait(job).verdict for job in jobs)
     lines = Counter(ledger.read_text().splitlines())
     assert outcomes == {"ok": 200}
     assert all(lines[f"start {job}"] == lines[f"end {job}"] == 1 for job in jobs)
 
 
-def test_a_stage_that_is_killed_loses_only_what_it_ran_and_says_so(stage: Theatre, orchestra: OutsideOrchestra) -> None:
+def test_a_stage_that_is_killed_loses_only_what_it_ran_and_says_so(
+    theatre: Theatre, orchestra: OutsideOrchestra
+) -> None:
     """kill -9 of the stages: what they ran is lost, the rest is ok; nothing ran twice."""
-    ledger = stage.home / "ledger" / "l"
+    ledger = theatre.home / "ledger" / "l"
     ledger.write_text("")
     asks = [Ask(score="ledger", targets=(host,), scope=Scope.ALL, params={"seconds": "0.3"}) for host in "ab" * 10]
     jobs = [orchestra.submit(ask).job for ask in asks]
     wait_until(lambda: ledger.read_text().count("start") >= 4, "the first runs", ledger)
-    for pid in stage.stages():
+    for pid in theatre.stages():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     outcomes = {job: next(iter(orchestra.wait(job).counts)) for job in jobs}
@@ -356,29 +315,29 @@ def test_a_stage_that_is_killed_loses_only_what_it_ran_and_says_so(stage: Theatr
     assert all(lines[f"end {job}"] == 1 for job, outcome in outcomes.items() if outcome == "ok")
 
 
-def test_two_players_with_one_name_do_not_share_it(stage: Theatre, orchestra: OutsideOrchestra) -> None:
+def test_two_players_with_one_name_do_not_share_it(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """The newer journal has the name; the older machine is told so until an operator forgives it."""
     name = "b.demo.test"
-    stage.stop("b")
-    twin = stage.write_player(name, stage.home / "tls")
+    theatre.stop("b")
+    twin = theatre.write_player(name, theatre.home / "tls")
     text = (twin / "player.conf").read_text()
-    other = stage.home / "twin"
+    other = theatre.home / "twin"
     other.mkdir(mode=0o755)
     (other / "player.conf").write_text(text.replace("/b/state", "/twin/state").replace("run/b.", "run/twin."))
-    stage.start_player("twin")
-    log = stage.home / "log" / "b.log"
+    theatre.start_player("twin")
+    log = theatre.home / "log" / "b.log"
     try:
-        wait_until(lambda: _is_online(orchestra, name), "the twin", stage.home / "log" / "twin.log")
+        wait_until(lambda: _is_online(orchestra, name), "the twin", theatre.home / "log" / "twin.log")
         before = len(log.read_text())
-        stage.start_player("b")
+        theatre.start_player("b")
         wait_until(
             lambda: "a newer journal of that player had replaced" in log.read_text()[before:], "the refusal", log
         )
     finally:
-        stage.stop("twin")
-    stage.stop("b")
+        theatre.stop("twin")
+    theatre.stop("b")
     assert orchestra.forgive("b") == 1
-    stage.start_player("b")
+    theatre.start_player("b")
     wait_until(lambda: _is_online(orchestra, name), "the forgiven player", log)
 
 
@@ -387,12 +346,12 @@ def _is_online(orchestra: OutsideOrchestra, name: str) -> bool:
 
 
 def test_twelve_thousand_jobs_for_an_absent_player_are_in_nobodys_way(
-    stage: Theatre, orchestra: OutsideOrchestra
+    theatre: Theatre, orchestra: OutsideOrchestra
 ) -> None:
     """They wait on disk: the conductor restarts with them, and another player's job is done meanwhile."""
     orchestra.about()  # the client is there before the conductor goes
-    stage.stop("conductor")
-    connection = sqlite.connect(str(stage.home / "conductor" / "state" / "store.sqlite"))
+    theatre.stop("conductor")
+    connection = sqlite.connect(str(theatre.home / "conductor" / "state" / "store.sqlite"))
     cursor = connection.cursor()
     player = statements.roster(cursor)["c.demo.test"][0]
     cursor.execute("BEGIN")
@@ -400,8 +359,8 @@ def test_twelve_thousand_jobs_for_an_absent_player_are_in_nobodys_way(
         statements.submit(cursor, _waiting_job(player), 1)
     cursor.execute("COMMIT")
     connection.close()
-    stage.start_conductor()
-    wait_until(lambda: orchestra.about().online == 2, "the players", stage.home / "log" / "conductor.log")
+    theatre.start_conductor()
+    wait_until(lambda: orchestra.about().online == 2, "the players", theatre.home / "log" / "conductor.log")
     assert orchestra.about().pending >= 12_000
     job = orchestra.submit(Ask(score="uptime", targets=("a",), scope=Scope.ALL)).job
     assert orchestra.wait(job).verdict == "ok"
@@ -423,8 +382,8 @@ def _waiting_job(player: int) -> NewJob:
     )
 
 
-def test_a_job_for_a_player_that_was_away_runs_when_it_comes(stage: Theatre, orchestra: OutsideOrchestra) -> None:
+def test_a_job_for_a_player_that_was_away_runs_when_it_comes(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """It waits in the store, and is there first thing."""
     job = orchestra.submit(Ask(score="uptime", targets=("c",), scope=Scope.ALL)).job
-    stage.start_player("c")
+    theatre.start_player("c")
     assert orchestra.wait(job).verdict == "ok"

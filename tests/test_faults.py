@@ -34,6 +34,8 @@ def prepare(theatre: Theatre) -> None:
     text = LEDGER.format(ledger=theatre.home / "ledger" / "l")
     theatre.add_score("ledger", text, f"interface = pipe\nconcurrency = {STAGE_SLOTS}\ntimeout = 60s\n")
     theatre.add_score("again", text, "interface = pipe\nidempotent = yes\nmax_attempts = 3\n")
+    for conf in (theatre.home / "conductor.conf", *theatre.home.glob("?/player.conf")):
+        conf.write_text(conf.read_text() + "beat = 1s\n")
 
 
 def lines(theatre: Theatre) -> list[str]:
@@ -237,6 +239,40 @@ def test_a_player_that_was_paused_goes_on_where_it_was(theatre: Theatre, orchest
         os.kill(theatre.pid("b"), signal.SIGCONT)
     assert [orchestra.wait(job, timeout=30).verdict for job in jobs] == ["ok"] * 3
     assert [starts(theatre, job) for job in jobs] == [1, 1, 1]
+
+
+def test_a_player_that_is_paused_for_long_is_cut_off_and_comes_back(
+    theatre: Theatre, orchestra: OutsideOrchestra
+) -> None:
+    """Its silence is noticed, its run goes on upon the stage; back again, it reports what it could not."""
+    job = accepted(orchestra, Ask(score="ledger", targets=("b",), scope=Scope.ALL, params={"seconds": "0.5"}))
+    until_started(theatre, job)
+    since = len(log_of(theatre, "conductor"))
+    os.kill(theatre.pid("b"), signal.SIGSTOP)
+    try:
+        later = accepted(orchestra, Ask(score="ledger", targets=("b",), scope=Scope.ALL))
+        until_logged(theatre, "conductor", "was silent for", "b.demo.test is offline", since=since)
+        assert ends(theatre, job) == 1
+        assert orchestra.job(job).counts == {"dispatched": 1}
+    finally:
+        os.kill(theatre.pid("b"), signal.SIGCONT)
+    assert [orchestra.wait(each, timeout=30).verdict for each in (job, later)] == ["ok", "ok"]
+    assert [starts(theatre, each) for each in (job, later)] == [1, 1]
+
+
+def test_players_leave_a_conductor_that_is_paused_and_come_back(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
+    """A half-open line is left; what ended meanwhile is reported once the conductor breathes again."""
+    job = accepted(orchestra, Ask(score="ledger", targets=("a",), scope=Scope.ALL, params={"seconds": "0.5"}))
+    until_started(theatre, job)
+    since = len(log_of(theatre, "a"))
+    os.kill(theatre.pid("conductor"), signal.SIGSTOP)
+    try:
+        until_logged(theatre, "a", "was silent for", since=since)
+        wait_until(lambda: ends(theatre, job) == 1, "the end of the run", theatre.home / "log" / "a.log")
+    finally:
+        os.kill(theatre.pid("conductor"), signal.SIGCONT)
+    assert orchestra.wait(job, timeout=30).verdict == "ok"
+    assert starts(theatre, job) == 1
 
 
 def test_a_player_whose_journal_is_gone_says_that_its_run_is_lost(

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import docutils.core
-import docutils.utils
+import docutils.core  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from orchestra.cli.main import COMMANDS
 from orchestra.cli.theatre import Theatre, free_port
+from orchestra.player.scorefile import KEYS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.rst", "NEWS.rst", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.rst")))]
@@ -38,9 +38,32 @@ def test_every_document_parses_without_a_warning(name: str) -> None:
 def test_every_subcommand_that_is_named_exists() -> None:
     """No block speaks of a command that is not there."""
     text = "\n".join(blocks("tried") + blocks("host"))
-    named = set(re.findall(r"\borchestra ([a-z]+)\b", text))
+    named = set(re.findall(r"(?<!-[go] )\borchestra ([a-z]+)\b", text))
     assert named
     assert named - {"orchestra"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("kind", ["tried", "host"])
+def test_every_block_is_sound_shell(kind: str) -> None:
+    """The blocks that need a machine of their own (users, packages, systemctl) are parsed here, and not run."""
+    assert blocks(kind)
+    for text in blocks(kind):
+        done = subprocess.run(["sh", "-n"], input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{text}\n{done.stderr}"
+
+
+def test_every_unit_that_is_named_exists() -> None:
+    """What is enabled, stopped or read by name has a unit in conf/."""
+    named = set(re.findall(r"\b(orchestra-(?:conductor|player|stage)\w*)", (ROOT / "README.rst").read_text()))
+    assert named == {"orchestra-conductor", "orchestra-player", "orchestra-stage"}
+    assert all((ROOT / "conf" / f"{unit}.service").is_file() for unit in named)
+
+
+def test_the_guide_knows_every_key_of_a_score() -> None:
+    """docs/guide.rst has each key of NAME.conf, with its default."""
+    rows = re.findall(r"^``(\w+)`` +(?:``(.*?)``)?", (ROOT / "docs" / "guide.rst").read_text(), flags=re.M)
+    told = {key: default for key, default in rows if not key.startswith("ORCHESTRA_")}
+    assert told == {key.name: key.default for key in KEYS}
 
 
 def test_the_files_that_are_copied_exist() -> None:
@@ -92,6 +115,7 @@ def test_the_guide_leads_to_an_answer(tmp_path: Path) -> None:
             for ending in ("crt", "key"):
                 (etc / "issued" / f"{name}.{ending}").rename(etc / "tls" / f"{role}.{ending}")
         (etc / "issued" / "ca.crt").rename(etc / "tls" / "ca.crt")
+        (etc / "ca" / "crl.pem").rename(etc / "tls" / "crl.pem")
         shell(conductor)
         shell(player)
         shell(score)
@@ -109,6 +133,7 @@ def test_the_guide_leads_to_an_answer(tmp_path: Path) -> None:
                 file.write(lines)
         shell(f"orchestra check conductor --config {etc}")
         theatre._twistd("conductor", etc, run / "conductor.pid")
+        assert "WRONG" not in shell(f"orchestra check player --config {etc}")
         theatre._twistd("player", etc, run / "player.pid")
         said = shell(asking)
         assert "asked = why" in said

@@ -1,8 +1,10 @@
 """The player's mind: what it accepts it settles once, and it starts nothing that it should not."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 
 from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist, output_is_apart
 from orchestra.model import JournalEntry, OpenRun, Perform, Report, Run, RunState, Stream, Told, Welcome
@@ -230,3 +232,204 @@ def test_no_run_is_asked_for_twice_and_every_run_has_one_outcome(events: list[st
             )
     assert len(asked) == len(set(asked))
     assert not {n for n, word in outcomes.items() if word in (Told.NEVER,)} & set(asked)
+
+
+@pytest.mark.parametrize("state", list(RunState))
+@pytest.mark.parametrize("cancel", [True, False])
+def test_a_welcome_settles_a_known_run_in_each_state(state: RunState, cancel: bool) -> None:
+    """What waits is started or called off, what runs goes on or is killed, what is done is reported again."""
+    known = replace(entry(1, state), report=report(1) if state is RunState.DONE else None)
+    work = Worklist((known,), 1, 8, BOOT)
+    work.settled({1: None} if state is RunState.STARTING else {}, ())
+    steps = work.welcomed(Welcome(1, 2, 5.0, (open_run(1, cancel),)))
+    expected = {
+        RunState.ACCEPTED: ({1: Told.NEVER}, (), []) if cancel else ({}, (), [1]),
+        RunState.STARTING: ({}, (1,) if cancel else (), []),
+        RunState.DONE: ({1: Told.OK}, (), []),
+    }
+    assert (told(steps), steps.kill, [one.seq for one in steps.start]) == expected[state]
+
+
+def test_a_cancel_of_what_is_over_or_unknown_changes_nothing() -> None:
+    """The outcome stays; the answer to a Cancel is 'settled' all the same."""
+    work = live()
+    work.perform(Perform(1, (run(1),)), fit, 0)
+    work.asked(1)
+    work.ended(report(1))
+    assert work.cancelled([1, 99]) == Steps()
+
+
+def test_what_was_never_asked_of_the_lost_stage_is_asked_of_the_next() -> None:
+    """Marked as starting by this very process and not sent: it is neither never nor lost."""
+    work = live()
+    work.perform(Perform(1, (run(1),)), fit, 0)
+    work.stage_lost()
+    assert not work.asked(1)
+    assert told(work.settled({}, ())) == {}
+    assert work.asked(1)
+
+
+def test_what_nobody_needs_any_more_the_stage_may_forget() -> None:
+    """Runs that the journal has settled, or does not know; not those whose output is still to be sent."""
+    long = report(2, stdout=Stream(total=9000, spans=((0, 9000),)))
+    done = [replace(entry(one.seq, RunState.DONE), report=one) for one in (report(1), long)]
+    work = Worklist(done, 2, 8, BOOT)
+    assert set(work.settled({1: report(1), 2: long, 7: None}, (8,)).forget) == {1, 7, 8}
+
+
+def test_numbers_that_begin_in_the_past_go_on_where_the_mark_is() -> None:
+    """An old number is ignored, the next one is taken, and a gap behind an old one is a gap."""
+    work = live(high=5)
+    assert [put.seq for put in work.perform(Perform(1, (run(4), run(5), run(6))), fit, 0).change.puts] == [6]
+    with pytest.raises(GapInSequence):
+        work.perform(Perform(1, (run(6), run(8))), fit, 0)
+    assert work.high == 6
+
+
+class Player(RuleBasedStateMachine):
+    """A player around its worklist: its daemon, its stage and its machine die when they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boot = 1
+        self.journal: dict[int, JournalEntry] = {}
+        self.high = self.seq = self.now = 0
+        self.open: set[int] = set()  # as the conductor has it
+        self.to_ask: list[int] = []
+        self.running: set[int] = set()
+        self.finished: dict[int, Report] = {}
+        self.swept: set[int] = set()
+        self.ever_started: set[int] = set()
+        self.outcomes: dict[int, Report] = {}
+        self.start_daemon()
+
+    def start_daemon(self) -> None:
+        self.to_ask = []
+        self.work = Worklist(self.journal.values(), self.high, 2, f"boot {self.boot}")
+
+    def enact(self, steps: Steps) -> None:
+        """Save, then speak."""
+        for put in steps.change.puts:
+            before = self.journal.get(put.seq)
+            assert before is None or before.state < put.state
+            self.journal[put.seq] = put
+        for seq in steps.change.drops:
+            del self.journal[seq]
+        self.high = steps.change.high or self.high
+        assert self.high == self.work.high
+        for one in steps.report:
+            assert self.journal[one.seq].report == one, "said before it was saved"
+            assert self.outcomes.setdefault(one.seq, one) == one
+            assert one.told is not Told.NEVER or one.seq not in self.ever_started
+        assert all(self.journal[one.seq].state is RunState.STARTING for one in steps.start)
+        self.to_ask += [one.seq for one in steps.start]
+        assert {one.seq for one in steps.adopt} <= self.running
+        for seq in steps.forget:
+            self.finished.pop(seq, None)
+            self.swept.discard(seq)
+
+    @initialize()
+    def begins_with_work(self) -> None:
+        self.settles()
+        self.is_welcomed()
+        self.performs(["s", "t"], None)
+        self.asks()
+
+    @rule(scores=st.lists(st.sampled_from("st"), min_size=1, max_size=3), within=st.sampled_from([None, 2]))
+    def performs(self, scores: list[str], within: int | None) -> None:
+        if self.work.live:
+            runs = tuple(run(self.seq + 1 + n, score, within) for n, score in enumerate(scores))
+            self.seq += len(runs)
+            self.open |= {one.seq for one in runs}
+            self.enact(self.work.perform(Perform(1, runs), lambda _: Judgement(concurrency=1), self.now))
+
+    @rule()
+    def asks(self) -> None:
+        if self.to_ask and self.work.asked(seq := self.to_ask.pop(0)):
+            assert seq not in self.ever_started, "started twice"
+            self.ever_started.add(seq)
+            self.running.add(seq)
+            assert len(self.running) <= 2 and seq in self.journal
+
+    @rule()
+    def a_run_ends(self) -> None:
+        if self.running:
+            seq = min(self.running)
+            self.running.discard(seq)
+            self.finished[seq] = report(seq)
+            if self.work.stage_up:
+                self.enact(self.work.ended(report(seq)))
+
+    @rule(back=st.integers(0, 2))
+    def cancels(self, back: int) -> None:
+        if self.work.live:
+            self.enact(self.work.cancelled([self.seq - back]))
+
+    @rule(dies=st.booleans())
+    def stage_is_lost(self, dies: bool) -> None:
+        self.work.stage_lost()
+        if dies:
+            self.swept |= self.running
+            self.running.clear()
+
+    @rule()
+    def settles(self) -> None:
+        self.to_ask = [] if not self.work.stage_up else self.to_ask
+        waits = [seq for seq, one in self.work.entries.items() if one.state is RunState.STARTING]
+        self.enact(self.work.settled(dict.fromkeys(self.running) | self.finished, set(self.swept)))
+        self.to_ask = [seq for seq in waits if seq not in self.to_ask] + self.to_ask
+
+    @rule()
+    def line_is_lost(self) -> None:
+        self.work.disconnected()
+
+    @rule()
+    def is_welcomed(self) -> None:
+        welcome = Welcome(1, self.seq + 1, 5.0, tuple(open_run(seq) for seq in sorted(self.open)))
+        self.enact(self.work.welcomed(welcome))
+
+    @rule()
+    def is_answered(self) -> None:
+        said = [seq for seq in self.outcomes if seq in self.open]
+        if self.work.live and said:
+            self.open -= set(said)
+            self.enact(self.work.reported(said))
+
+    @rule()
+    def time_passes(self) -> None:
+        self.now += 1
+        self.enact(self.work.tick(self.now))
+
+    @rule()
+    def daemon_restarts(self) -> None:
+        self.start_daemon()
+
+    @rule()
+    def machine_reboots(self) -> None:
+        self.boot += 1
+        self.running.clear()
+        self.finished.clear()
+        self.swept.clear()
+        self.start_daemon()
+
+    @invariant()
+    def mind_and_disk_agree(self) -> None:
+        assert {seq: one for seq, one in self.journal.items() if seq in self.work.entries} == self.work.entries
+        assert self.work.running <= 2
+
+    def teardown(self) -> None:
+        """When the faults stop, every run that was handed over has exactly one outcome."""
+        for _ in range(2 * self.seq + 2):
+            self.is_welcomed()
+            self.settles()
+            while self.to_ask:
+                self.asks()
+            while self.running:
+                self.a_run_ends()
+            self.is_answered()
+        assert self.open == set()
+        assert set(self.outcomes) == set(range(1, self.seq + 1))
+
+
+TestPlayer = Player.TestCase
+TestPlayer.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
