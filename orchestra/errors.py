@@ -110,6 +110,12 @@ class Denied(OrchestraError):
     status = EX_NOPERM
 
 
+class OwnerOnly(OrchestraError):
+    """{who} may not do that: only root and the {daemon}'s own user may."""
+
+    status = EX_NOPERM
+
+
 class NoConductor(OrchestraError):
     """No conductor answers at {socket}: {problem}. Is it running? 'systemctl status orchestra-conductor'
     or its log file tells."""

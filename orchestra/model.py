@@ -6,9 +6,10 @@ ever appended, each with a default.
 """
 
 import enum
+from hashlib import sha256
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, msgpack
 
 PROTOCOL: Final = 1  # what we speak; peers speak this and the one before
 DEFAULT_PORT: Final = 2258
@@ -268,6 +269,11 @@ class Catalogue(Struct, frozen=True, array_like=True):
     digest: str
     scores: tuple[ScoreEntry, ...]
     refused: tuple[RefusedScore, ...] = ()
+
+    @classmethod
+    def of(cls, scores: tuple[ScoreEntry, ...], refused: tuple[RefusedScore, ...]) -> "Catalogue":
+        """The catalogue with these in it: its digest says nothing else."""
+        return cls(sha256(msgpack.encode((scores, refused))).hexdigest(), scores, refused)
 
 
 class Announce(Struct, frozen=True, array_like=True):

@@ -29,6 +29,7 @@ class Theatre:
         self.state = home / "stage"
         self.socket = home / "socket"
         self.log = home / "log"
+        self.program = Path(orchestra.player.stage.__file__)
         self.journal = secrets.token_hex(8)  # processes are told apart by it
         self.scores.mkdir(mode=0o755)
         self.stages: list[subprocess.Popen[bytes]] = []
@@ -43,7 +44,7 @@ class Theatre:
         return file
 
     def command(self, *more: str, user: str | None = ME) -> list[str]:
-        program = [sys.executable, "-I", "-S", "-X", "utf8", orchestra.player.stage.__file__]
+        program = [sys.executable, "-I", "-S", "-X", "utf8", str(self.program)]
         where = ["--socket", str(self.socket), "--dir", str(self.state), "--scores", str(self.scores)]
         return [*program, *where, *(["--score-user", user] if user else []), *more]
 

@@ -32,11 +32,15 @@ class Troupe:
     def __init__(self, theatre: Theatre) -> None:
         self.backstage = Backstage(reactor, str(theatre.socket), theatre.journal, self)
         self.lost: Deferred[str] = Deferred()
+        self.upgrades: list[tuple[str, str]] = []
         self.starts: list[tuple[int, int]] = []
         self.reports: dict[int, Deferred[Report]] = {}
 
     def stage_lost(self, reason: str) -> None:
         self.lost.callback(reason)
+
+    def stage_upgraded(self, program: str, reason: str) -> None:
+        self.upgrades.append((program, reason))
 
     def entry(self, seq: int, score: str, **params: str) -> JournalEntry:
         starting = RunState.STARTING

@@ -19,7 +19,7 @@ from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.targets import complete, resolve
-from orchestra.errors import BadRequest, Denied, UnknownScore
+from orchestra.errors import BadRequest, Denied, OwnerOnly, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -287,12 +287,12 @@ class FrontDesk:
     async def forgive(self, asker: Asker, name: str) -> int:
         """Accept a player's retired journals again."""
         if asker.uid not in (0, os.geteuid()):
-            raise Denied(who=asker.name, group="root, or the conductor's own user: only they forgive")
+            raise OwnerOnly(who=asker.name, daemon="conductor")
         [full] = resolve([name], self._dispatch.ids, self._default_domain)
         return await self._dispatch.forgive(full, asker.name)
 
     async def reload(self, asker: Asker) -> Reloaded:
         """Read players, certificates and CRL again."""
         if asker.uid not in (0, os.geteuid()):
-            raise Denied(who=asker.name, group="root, or the conductor's own user: only they reload")
+            raise OwnerOnly(who=asker.name, daemon="conductor")
         return await self._reload()

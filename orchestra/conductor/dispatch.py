@@ -236,9 +236,10 @@ class Dispatch:
     async def announce(self, door: Door, announce: Announce) -> None:
         """A player's scores, new or changed."""
         session = door.session
-        catalogue = announce.catalogue
-        if session is None or catalogue is None:
+        if session is None or announce.catalogue is None:
             return
+        # made here, not believed: a player could otherwise say what is on the disks of others
+        catalogue = Catalogue.of(announce.catalogue.scores, announce.catalogue.refused)
         now = self._now()
         await self._writer.write(lambda cursor: statements.announce(cursor, session.player, catalogue, now))
         self._has_catalogue(session, catalogue)

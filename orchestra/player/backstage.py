@@ -97,6 +97,7 @@ class Standing(Struct, frozen=True):
     pid: int
     boot: str
     version: str
+    program: str  # Orchestra's version
     running: dict[int, Running]
     done: dict[int, Outcome]
     swept: frozenset[int]  # had started under a stage that died; nothing of them lives any more
@@ -107,6 +108,9 @@ class Listener(Protocol):
 
     def stage_lost(self, reason: str) -> None:
         """The connection has ended, though nobody asked for that."""
+
+    def stage_upgraded(self, program: str, reason: str) -> None:
+        """The stage is this version of Orchestra now; or still, for this reason."""
 
 
 # ---- what the stage says
@@ -124,6 +128,7 @@ class _Stage(Struct, frozen=True, tag_field="type", tag="stage"):
     pid: int
     version: str
     runs: dict[int, _Known]
+    program: str = ""
 
 
 class _Started(Struct, frozen=True, tag_field="type", tag="started"):
@@ -159,7 +164,7 @@ class _Alarm(Struct, frozen=True, tag_field="type", tag="alarm"):
 
 
 class _Upgraded(Struct, frozen=True, tag_field="type", tag="upgraded"):
-    version: str
+    program: str
     reason: str = ""
 
 
@@ -243,7 +248,7 @@ class Backstage:
             _Ended: self._ended,
             _Piece: self._piece,
             _Alarm: self._alarm,
-            _Upgraded: lambda message, body: None,
+            _Upgraded: lambda message, body: listener.stage_upgraded(message.program, message.reason),
         }
 
     @property
@@ -320,6 +325,10 @@ class Backstage:
         self._fetching.append(waiting)
         self._say({"type": "fetch", "seq": seq, "stream": stream, "offset": offset, "size": size})
         return waiting
+
+    def upgrade(self) -> None:
+        """Have the stage become the program that is on its disk now; what runs goes on, and the connection stays."""
+        self._say({"type": "upgrade"})
 
     def stop(self) -> None:
         """Leave. What runs goes on."""
@@ -424,7 +433,7 @@ def _standing(said: _Stage, body: bytes) -> Standing:
             running[seq] = Running(known.pid, known.started_at)
         else:
             swept.add(seq)
-    return Standing(said.pid, said.boot, said.version, running, done, frozenset(swept))
+    return Standing(said.pid, said.boot, said.version, said.program, running, done, frozenset(swept))
 
 
 def _size(kept: Kept) -> int:

@@ -8,6 +8,7 @@ import re
 import socket
 from typing import Any, Final, Protocol
 
+from orchestra.player import handover
 from orchestra.player.frames import MOST_TO_STAGE, BadFrame, Frames, encode, pack
 from orchestra.player.loop import READ, WRITE, Loop
 
@@ -37,15 +38,27 @@ class Inside(Protocol):
 class Connection:
     """A player's connection. It may ask for something once it has said hello."""
 
-    def __init__(self, inside: Inside, sock: socket.socket) -> None:
-        self.journal: str | None = None
+    def __init__(self, inside: Inside, sock: socket.socket, state: handover.State | None = None) -> None:
+        """``state`` is of a connection that the program before has had."""
+        state = state or {"journal": None, "asks": False, "heard": "", "unsent": ""}
+        self.journal: str | None = state["journal"]
+        self.asks: bool = state["asks"]  # to be told what became of the upgrade it asked for
         self.open = True
         self._inside = inside
         self._socket = sock
-        self._frames = Frames(MOST_TO_STAGE)
-        self._unsent = bytearray()
+        self._frames = Frames(MOST_TO_STAGE, handover.data(state["heard"]))
+        self._unsent = bytearray(handover.data(state["unsent"]))
         self._waits = False
         inside.loop.watch(sock.fileno(), self._ready)
+
+    @property
+    def handle(self) -> int:
+        return self._socket.fileno()
+
+    def handed(self) -> handover.State:
+        """What the next program needs to go on."""
+        heard, unsent = handover.text(self._frames.rest), handover.text(self._unsent)
+        return {"handle": self.handle, "journal": self.journal, "asks": self.asks, "heard": heard, "unsent": unsent}
 
     def send(self, message: Message, body: bytes = b"") -> None:
         self._unsent += encode(message, body)

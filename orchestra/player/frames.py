@@ -2,7 +2,8 @@
 
     player                                                       stage
       hello(journal, version)                                ->    every older connection is closed first
-                                                             <-    stage(boot, pid, version, runs) + short outputs
+                                                             <-    stage(boot, pid, version, program, runs)
+                                                                     + short outputs
       perform(seq, job, task, attempt, score, params,        ->    directory made, then forked
               player, digest)                                <-    started(seq, pid, at) | refused(seq, reason)
       kill(seq, reason)                                      ->
@@ -11,8 +12,8 @@
                                                              <-    piece(seq, stream, offset, gone) + bytes
       forget(seqs)                                           ->    the directories are removed
                                                              <-    alarm(seq, reason)
-      upgrade()                                              ->
-                                                             <-    upgraded(version, reason)
+      upgrade()                                              ->    becomes the program that is on its disk now
+                                                             <-    upgraded(program, reason)
 
 A frame is: u32 length of all that follows, u32 length of the JSON, the JSON (its ``type`` names the message), and
 bytes that belong to it. An outcome with ``inline`` has its kept stdout and then its kept stderr among those bytes.
@@ -49,9 +50,14 @@ def encode(message: Mapping[str, object], body: bytes = b"") -> bytes:
 class Frames:
     """Cuts what arrives into frames."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, rest: bytes = b"") -> None:
         self._most = most
-        self._rest = bytearray()
+        self._rest = bytearray(rest)
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of a frame that is still to come whole."""
+        return bytes(self._rest)
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """The frames that ``data`` completes, as (JSON, body)."""

@@ -1,5 +1,6 @@
 """The stage's event loop: readable descriptors, timers, signals. One thread, standard library only."""
 
+import contextlib
 import heapq
 import os
 import select
@@ -40,6 +41,7 @@ class Loop:
         self._numbers = count()
         self._dead = 0
         self._stopped = False
+        self._caught = -1  # the pipe with the numbers of signals
 
     def watch(self, handle: int, ready: Callable[[int], None], events: int = READ) -> None:
         self._epoll.register(handle, events)
@@ -47,10 +49,6 @@ class Loop:
 
     def change(self, handle: int, events: int) -> None:
         self._epoll.modify(handle, events)
-
-    def handle_with(self, handle: int, ready: Callable[[int], None]) -> None:
-        """Have ``ready`` called from now on for a descriptor that is watched already."""
-        self._watched[handle] = ready
 
     def unwatch(self, handle: int) -> None:
         del self._watched[handle]
@@ -64,6 +62,7 @@ class Loop:
     def catch(self, numbers: Iterable[int], caught: Callable[[int], None]) -> None:
         """Have ``caught`` called, in the loop, for each of these signals."""
         inlet, outlet = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._caught = inlet
         for number in numbers:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(outlet, warn_on_full_buffer=False)
@@ -73,6 +72,12 @@ class Loop:
                 caught(number)
 
         self.watch(inlet, ready)
+
+    def give_back(self) -> None:
+        """Send ourselves again what was caught and not looked at yet; to be called while these signals are blocked."""
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(self._caught, 4096):
+                os.kill(os.getpid(), number)
 
     def run(self) -> None:
         while not self._stopped:

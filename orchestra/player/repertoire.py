@@ -4,12 +4,9 @@ How one score is read and checked is the business of :mod:`orchestra.player.scor
 its reason and the rest stay.
 """
 
-import hashlib
 import os
 from collections.abc import Collection
 from typing import NamedTuple
-
-import msgspec
 
 from orchestra.errors import NoSuchScore, UnfitScore
 from orchestra.model import Catalogue, RefusedScore, ScoreEntry
@@ -35,8 +32,7 @@ class _Survey(NamedTuple):
     def catalogue(self) -> Catalogue:
         scores = tuple(map(_entry, self.scores.values()))
         refused = tuple(RefusedScore(name, reason) for name, reason in self.refused.items())
-        digest = hashlib.sha256(msgspec.msgpack.encode((scores, refused))).hexdigest()
-        return Catalogue(digest, scores, refused)
+        return Catalogue.of(scores, refused)
 
 
 class Repertoire:

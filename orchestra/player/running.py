@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from orchestra.player import handover
 from orchestra.player.frames import INLINE
 from orchestra.player.launch import Launched
-from orchestra.player.loop import Loop
+from orchestra.player.loop import Loop, Timer
 from orchestra.player.records import Outcome
-from orchestra.player.scorefile import Rules
 from orchestra.player.streams import Answers, Kept
 from orchestra.player.sweep import Seen, of_run, strike
 
@@ -39,21 +39,57 @@ class House(NamedTuple):
     """What a run uses of its stage."""
 
     loop: Loop
+    strays: "Strays"
     scan: Callable[[float], list[Seen]]  # taken no earlier than this (monotonic)
     reap: Callable[[], None]
     ended: Callable[["Run", Ended], None]
     alarm: Callable[["Run", str], None]
 
 
+class Terms(NamedTuple):
+    """The rules of a score that its run goes by, as they were when it was started. Milliseconds and bytes."""
+
+    interface: str
+    timeout: int
+    kill_grace: int
+    output_limit: int
+
+
+class Strays:
+    """Pipes that somebody still holds though their run is over: read and thrown away, for closing them would kill."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.handles: set[int] = set()
+
+    def take(self, handle: int) -> None:
+        """Look after a pipe that nobody watches."""
+        self.handles.add(handle)
+        self._loop.watch(handle, lambda _: self._discard(handle))
+
+    def _discard(self, handle: int) -> None:
+        if _read(handle) == b"":
+            self._loop.unwatch(handle)
+            self.handles.discard(handle)
+            os.close(handle)
+
+
 class Pipe:
     """Our end of a run's stdout or stderr."""
 
-    def __init__(self, loop: Loop, handle: int, sink: Kept | Answers) -> None:
-        self._loop = loop
-        self._handle = handle
+    def __init__(self, house: House, handle: int, sink: Kept | Answers) -> None:
+        """``handle`` is negative if the pipe was closed already."""
+        self._loop = house.loop
+        self._strays = house.strays
+        self.handle = handle
         self._sink = sink
-        self.open = True
-        loop.watch(handle, self._ready)
+        if self.open:
+            self._loop.watch(handle, self._ready)
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody may hold the other end."""
+        return self.handle >= 0
 
     def drain(self) -> bool:
         """Take what was written so far; afterwards discard. Whether somebody still holds the other end."""
@@ -62,64 +98,119 @@ class Pipe:
             left -= taken
         if self.open:
             self._take(1)
-        if self.open:
-            self._loop.handle_with(self._handle, self._discard)
+        held = self.open
+        if held:
+            self._loop.unwatch(self.handle)
+            self._strays.take(self.handle)
         self._sink.close()
-        return self.open
+        return held
 
     def _waiting(self) -> int:
         waiting = array.array("i", [0])
-        fcntl.ioctl(self._handle, termios.FIONREAD, waiting)
+        fcntl.ioctl(self.handle, termios.FIONREAD, waiting)
         return waiting[0]
 
     def _ready(self, _: int) -> None:
         self._take(_CHUNK)
 
     def _take(self, size: int) -> int:
-        data = self._read(size)
+        data = _read(self.handle, size)
         if data:
             self._sink.feed(data)
+        elif data is not None:
+            self._loop.unwatch(self.handle)
+            os.close(self.handle)
+            self.handle = -1
         return len(data or b"")
 
-    def _discard(self, _: int) -> None:
-        self._read(_CHUNK)
 
-    def _read(self, size: int) -> bytes | None:
-        try:
-            data = os.read(self._handle, size)
-        except BlockingIOError:
-            return None
-        if not data:
-            self.open = False
-            self._loop.unwatch(self._handle)
-            os.close(self._handle)
-        return data
+def _read(handle: int, size: int = _CHUNK) -> bytes | None:
+    """What there is; None if there is nothing yet, and no bytes at the end."""
+    try:
+        return os.read(handle, size)
+    except BlockingIOError:
+        return None
 
 
 class Run:
     """A score under way."""
 
-    def __init__(self, house: House, seq: int, mark: str, rules: Rules, digest: str, process: Launched) -> None:
+    def __init__(self, house: House, seq: int, mark: str, terms: Terms, digest: str, process: Launched) -> None:
         self.seq = seq
         self.mark = mark
         self.pid = process.pid
         self.started_at = _wall()
         self._house = house
-        self._rules = rules
+        self._terms = terms
         self._digest = digest
         self._why: str | None = None  # it is being killed
         self._struck = False  # SIGKILL was sent
-        self._exit: tuple[int, resource.struct_rusage] | None = None
+        self._exit: tuple[int, float, int] | None = None  # wait status, CPU milliseconds, most memory in KiB
         self._ended_at = 0
         self._begun = self._gone = time.monotonic()
         self._empty = 0  # looks in a row that found nothing of it
-        self._kept = {1: Kept(rules.output_limit), 2: Kept(rules.output_limit)}
-        self._answers = Answers(self._kept[1]) if rules.interface == "pipe" else None
+        self._kept = {1: Kept(terms.output_limit), 2: Kept(terms.output_limit)}
+        self._answers = Answers(self._kept[1]) if terms.interface == "pipe" else None
         self._pipes = (
-            Pipe(house.loop, process.stdout, self._answers or self._kept[1]),
-            Pipe(house.loop, process.stderr, self._kept[2]),
+            Pipe(house, process.stdout, self._answers or self._kept[1]),
+            Pipe(house, process.stderr, self._kept[2]),
         )
-        self._timer = house.loop.later(rules.timeout / 1000, self._overdue)
+        self._due: float | None = None  # monotonic; when the timer goes off
+        self._timer: Timer | None = None
+        self._arm(self._begun + terms.timeout / 1000, self._overdue)
+
+    # ---- from one program to the next
+
+    @property
+    def handles(self) -> list[int]:
+        """Its open pipes."""
+        return [pipe.handle for pipe in self._pipes if pipe.open]
+
+    @property
+    def gone(self) -> bool:
+        """Whether its first process is gone and reaped."""
+        return self._exit is not None
+
+    def handed(self) -> handover.State:
+        """What the next program needs to go on."""
+        return {
+            "seq": self.seq,
+            "mark": self.mark,
+            "terms": self._terms,
+            "digest": self._digest,
+            "process": [self.pid, *(pipe.handle for pipe in self._pipes)],
+            "started_at": self.started_at,
+            "begun": self._begun,
+            "why": self._why,
+            "struck": self._struck,
+            "due": self._due,
+            "exit": self._exit,
+            "ended_at": self._ended_at,
+            "kept": [kept.handed() for kept in self._kept.values()],
+            "answers": self._answers.handed() if self._answers else None,
+        }
+
+    @classmethod
+    def resumed(cls, house: House, state: handover.State) -> "Run":
+        """A run that the program before has begun."""
+        terms, process = Terms(*state["terms"]), Launched(*state["process"])
+        run = cls(house, state["seq"], state["mark"], terms, state["digest"], process)
+        run._take_over(state)
+        return run
+
+    def _take_over(self, state: handover.State) -> None:
+        self.started_at, self._begun, self._why = state["started_at"], state["begun"], state["why"]
+        self._struck, self._ended_at = state["struck"], state["ended_at"]
+        self._exit = tuple(state["exit"]) if state["exit"] else None
+        for kept, of_it in zip(self._kept.values(), state["kept"], strict=True):
+            kept.take_over(of_it)
+        if self._answers:
+            self._answers.take_over(state["answers"])
+        self._arm(state["due"], self._overdue if self._why is None else self._alarm if self._struck else self._insist)
+        if self._exit:
+            self._house.loop.later(0, self._look)
+
+    # ---- its life
 
     def kill(self, reason: str) -> None:
         """End it: SIGTERM to all of it, after its grace SIGKILL. The first reason stands."""
@@ -127,15 +218,14 @@ class Run:
             return
         self._why = reason
         self._strike(signal.SIGTERM)
-        self._timer.cancel()
-        self._timer = self._house.loop.later(self._rules.kill_grace / 1000, self._insist)
+        self._arm(time.monotonic() + self._terms.kill_grace / 1000, self._insist)
 
     def exited(self, status: int, usage: resource.struct_rusage) -> None:
         """Its first process is gone and reaped."""
-        self._exit = status, usage
+        self._exit = status, round(1000 * (usage.ru_utime + usage.ru_stime), 3), usage.ru_maxrss
         self._ended_at, self._gone = _wall(), time.monotonic()
         if self._why is None:
-            self._timer.cancel()
+            self._arm(None)
             self._end(self._left_behind([pipe.drain() for pipe in self._pipes]))
         else:
             self._look()
@@ -143,14 +233,15 @@ class Run:
     def _overdue(self) -> None:
         self._house.reap()  # it may have ended while the loop was busy
         if self._exit is None:
-            self.kill(f"ran longer than its timeout of {_seconds(self._rules.timeout)}")
+            self.kill(f"ran longer than its timeout of {_seconds(self._terms.timeout)}")
 
     def _insist(self) -> None:
         self._struck = True
         self._strike(signal.SIGKILL)
-        self._timer = self._house.loop.later(UNKILLABLE_AFTER, self._alarm)
+        self._arm(time.monotonic() + UNKILLABLE_AFTER, self._alarm)
 
     def _alarm(self) -> None:
+        self._due = None
         words = f"still alive {UNKILLABLE_AFTER:.0f} s after SIGKILL; the kernel does not let go of it"
         self._house.alarm(self, words)
 
@@ -159,7 +250,7 @@ class Run:
         left = of_run(self._house.scan(self._gone), self.mark, self.pid)
         self._empty = 0 if left else self._empty + 1
         if self._empty == 2:
-            self._timer.cancel()
+            self._arm(None)
             for pipe in self._pipes:
                 pipe.drain()
             self._end([])
@@ -168,6 +259,13 @@ class Run:
             self._signal(left, signal.SIGKILL)
         self._gone = time.monotonic() + _POLL
         self._house.loop.later(_POLL, self._look)
+
+    def _arm(self, due: float | None, do: Callable[[], None] = lambda: None) -> None:
+        """Have this, and nothing else, done at this time; None is never."""
+        if self._timer:
+            self._timer.cancel()
+        self._due = due
+        self._timer = None if due is None else self._house.loop.later(due - time.monotonic(), do)
 
     def _strike(self, number: int) -> None:
         """Signal the group at one go, while its number is surely ours, and then whoever has left it."""
@@ -207,7 +305,7 @@ class Run:
 
     def _outcome(self, notes: list[str], inline: bool) -> Outcome:
         assert self._exit  # for the type checker: nothing ends before its first process has
-        status, usage = self._exit
+        status, cpu_ms, maxrss = self._exit
         code = os.waitstatus_to_exitcode(status)
         told = "killed" if self._why is not None else "failed" if code else "ok"
         return {
@@ -223,8 +321,8 @@ class Run:
             "stderr": _described(self._kept[2]),
             "inline": inline,
             "notes": notes,
-            "cpu_ms": round(1000 * (usage.ru_utime + usage.ru_stime), 3),
-            "maxrss": usage.ru_maxrss,
+            "cpu_ms": cpu_ms,
+            "maxrss": maxrss,
         }
 
 

@@ -8,7 +8,7 @@ from twisted.application.service import Service
 
 from orchestra.audience.desk import Reloaded
 from orchestra.audience.seat import Guest, Method, Nothing, Plain, seat_port
-from orchestra.errors import Denied
+from orchestra.errors import OwnerOnly
 
 
 def make(reactor: Any, path: str, reload: Callable[[], Awaitable[Reloaded]]) -> Service:
@@ -19,7 +19,7 @@ def make(reactor: Any, path: str, reload: Callable[[], Awaitable[Reloaded]]) -> 
 
     def seat(guest: Guest) -> Plain:
         if guest.asker.uid not in (0, os.geteuid()):
-            raise Denied(who=guest.asker.name, group="root, or the player's own user")
+            raise OwnerOnly(who=guest.asker.name, daemon="player")
         return Plain({"reload": Method(Nothing, answer)})
 
     return seat_port(reactor, path, seat, mode=0o600, what="player")

@@ -204,6 +204,9 @@ class Player(Service):
                 raise
             await self._start_stage()
             standing = await self._backstage.connect()
+        if standing.program != __version__:
+            self.log.info("the stage is {theirs}, we are {ours}", theirs=standing.program, ours=__version__)
+            self._backstage.upgrade()
         self._worklist.stage_lost()
         steps = self._worklist.settled(self._there(standing), standing.swept)
         await self._enact(steps)
@@ -238,6 +241,13 @@ class Player(Service):
             self._worklist.stage_lost()
             self._lasting.clear()
             self._find_stage()
+
+    def stage_upgraded(self, program: str, reason: str) -> None:
+        """The stage has become what is on its disk, or could not; work goes on either way."""
+        if reason:
+            self.log.error("the stage is still {program}: {reason}", program=program, reason=reason)
+        else:
+            self.log.info("the stage is {program} now", program=program)
 
     def _start(self, entry: JournalEntry) -> None:
         if self._worklist.asked(entry.seq):

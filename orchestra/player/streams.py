@@ -4,7 +4,9 @@ Standard library only. Reading the pipes is the run's business.
 """
 
 import hashlib
-from typing import Final
+from typing import Any, Final
+
+from orchestra.player import handover
 
 LONGEST_LINE: Final = 64 * 1024
 RESPONSE_LIMIT: Final = 64 * 1024
@@ -18,7 +20,7 @@ class Kept:
 
     def __init__(self, limit: int) -> None:
         self.total = 0
-        self._sha256 = hashlib.sha256(usedforsecurity=False)
+        self._sha256: Any = hashlib.sha256(usedforsecurity=False)  # None: not known any more
         self._head = bytearray()
         self._head_most = limit // 4
         self._tail = bytearray()
@@ -26,7 +28,8 @@ class Kept:
 
     def feed(self, data: bytes) -> None:
         self.total += len(data)
-        self._sha256.update(data)
+        if self._sha256:
+            self._sha256.update(data)
         room = self._head_most - len(self._head)
         if room > 0:
             self._head += data[:room]
@@ -40,8 +43,9 @@ class Kept:
         del self._tail[: max(0, len(self._tail) - self._tail_most)]
 
     @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
+    def sha256(self) -> str | None:
+        """Of all of it; None if a part that is not kept went by before the stage was replaced."""
+        return self._sha256.hexdigest() if self._sha256 else None
 
     @property
     def spans(self) -> Spans:
@@ -55,6 +59,18 @@ class Kept:
     def data(self) -> bytes:
         """The kept pieces, joined."""
         return bytes(self._head + self._tail)
+
+    def handed(self) -> handover.State:
+        """What the next program needs to go on."""
+        return {"total": self.total, "head": handover.text(self._head), "tail": handover.text(self._tail)}
+
+    def take_over(self, state: handover.State) -> None:
+        """Go on where the program before stopped. A checksum cannot be handed over; it is made again if it can."""
+        self.total = state["total"]
+        self._head = bytearray(handover.data(state["head"]))
+        self._tail = bytearray(handover.data(state["tail"]))
+        whole = len(self._head) + len(self._tail) == self.total
+        self._sha256 = hashlib.sha256(self.data, usedforsecurity=False) if whole else None
 
 
 class Answers:
@@ -82,6 +98,17 @@ class Answers:
         """There is no more; a last line without a line end counts."""
         self._release()
         self.output.close()
+
+    def handed(self) -> handover.State:
+        """What the next program needs to go on."""
+        partial = handover.text(self._partial)
+        return {"response": self.response, "cut": self.cut, "partial": partial, "overlong": self._overlong}
+
+    def take_over(self, state: handover.State) -> None:
+        """Go on where the program before stopped."""
+        self.response, self.cut, self._overlong = state["response"], state["cut"], state["overlong"]
+        self._partial = bytearray(handover.data(state["partial"]))
+        self._size = sum(_weight(key, value) for key, value in self.response.items())
 
     def _hold(self, data: bytes) -> None:
         if self._overlong:
