@@ -195,6 +195,13 @@ class MemoryDesk:
         watch.wake()
         return watch
 
+    def await_end(self, job: int, listener: Listener, *, new: bool = False) -> "MemoryWatch":
+        async def at_the_end(_: Sequence[Event], view: JobView | None) -> None:
+            if view:
+                await listener((), view)
+
+        return self.watch(job, 0, at_the_end)
+
 
 class MemoryWatch:
     """One call of the listener at a time; what comes meanwhile is read from the log after it."""
@@ -211,16 +218,16 @@ class MemoryWatch:
 
     def wake(self) -> None:
         """Tell the listener, unless it is still busy or nothing is new."""
-        events = self._desk.log[self._job][self._seen :]
-        ended = any(event.kind == "ended" for event in events)
-        if self._call is not None or self not in self._desk.watches or not events:
+        log = self._desk.log[self._job]
+        events, ended = log[self._seen :], any(event.kind == "ended" for event in log)
+        if self._call is not None or self not in self._desk.watches or not (events or ended):
             return
         self._seen += len(events)
         call = self._call = Deferred.fromCoroutine(self._told(events, ended))
         call.addCallbacks(lambda _: self._after(ended), lambda _: self.stop())
 
     async def _told(self, events: Sequence[Event], ended: bool) -> None:
-        await self._listener(events, ended)
+        await self._listener(events, await self._desk.job(self._job) if ended else None)
 
     def _after(self, ended: bool) -> None:
         self._call = None

@@ -78,7 +78,10 @@ class House:
     def __init__(self) -> None:
         self.clock = Clock()
         self.inline = Inline(sqlite.in_memory())
-        feed = Feed(lambda number, since, limit: self.inline.read(lambda c: statements.events(c, number, since, limit)))
+        feed = Feed(
+            lambda number, since, limit: self.inline.read(lambda c: statements.news(c, number, since, limit)),
+            lambda number: self.inline.read(lambda c: statements.ended(c, number)),
+        )
         self.dispatch = Dispatch(self.inline, self.clock, lambda: 0, "conductor-1", feed)
         names = ["web-1", "web-2"]
         self.inline.write(lambda cursor: statements.sync_players(cursor, names, 0))

@@ -9,7 +9,25 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from orchestra.conductor.feed import PAGE, Feed, Watcher
-from orchestra.model import Event
+from orchestra.model import Event, JobView
+
+THE_END = JobView(
+    job=1,
+    score="",
+    params={},
+    scope="all",
+    owner="",
+    uid=0,
+    login_uid=None,
+    request_key=None,
+    created_at=0,
+    expires_at=None,
+    ended_at=1,
+    priority=0,
+    counts={},
+    verdict="ok",
+    last_event=1,
+)
 
 
 class Log:
@@ -24,13 +42,26 @@ class Log:
         events = self.jobs.setdefault(job, [])
         events += [Event(n=len(events) + 1 + i, at=0, kind=kind) for i, kind in enumerate(kinds)]
 
-    async def read(self, job: int, since: int, limit: int) -> Sequence[Event]:
-        self.reads += 1
+    async def read(self, job: int, since: int, limit: int) -> tuple[Sequence[Event], JobView | None]:
         found = [event for event in self.jobs.get(job, ()) if event.n > since][:limit]
+        last = not found or any(event.kind == "ended" for event in found)
+        view = self._ended(job) if last else None
+        await self._read()
+        return found, view
+
+    async def read_end(self, job: int) -> JobView | None:
+        view = self._ended(job)
+        await self._read()
+        return view
+
+    async def _read(self) -> None:
+        self.reads += 1
         if self.slow is not None:
             self.slow.append(Deferred())
             await self.slow[-1]
-        return found
+
+    def _ended(self, job: int) -> JobView | None:
+        return THE_END if any(event.kind == "ended" for event in self.jobs.get(job, ())) else None
 
 
 class Audience:
@@ -41,8 +72,9 @@ class Audience:
         self.taking: list[Deferred[None]] = []
         self._slow = slow
 
-    async def __call__(self, events: Sequence[Event], ended: bool) -> None:
-        self.calls.append(([event.n for event in events], ended))
+    async def __call__(self, events: Sequence[Event], job: JobView | None) -> None:
+        assert job in (None, THE_END)
+        self.calls.append(([event.n for event in events], job is not None))
         if self._slow:
             assert self.taking == [], "a second call while one is on its way"
             self.taking.append(Deferred())
@@ -63,7 +95,7 @@ def log() -> Log:
 
 @pytest.fixture
 def feed(log: Log) -> Feed:
-    return Feed(log.read)
+    return Feed(log.read, log.read_end)
 
 
 def test_what_happened_before_the_watch_is_told_at_once(log: Log, feed: Feed) -> None:
@@ -133,6 +165,51 @@ def test_the_watch_is_over_when_the_job_has_ended(log: Log, feed: Feed) -> None:
     assert log.reads == reads
 
 
+def test_who_has_seen_the_end_is_told_so_all_the_same(log: Log, feed: Feed) -> None:
+    """A watch that begins behind the last event would else never end."""
+    log.add(1, "submitted", "ended")
+    audience = Audience()
+    feed.watch(1, 2, audience)
+    assert audience.calls == [([], True)]
+
+
+def test_who_awaits_the_end_hears_of_nothing_else(log: Log, feed: Feed) -> None:
+    """No read, no call, until the job has ended; then one of each."""
+    audience = Audience()
+    log.add(1, "submitted")
+    feed.await_end(1, audience, new=True)
+    log.add(1, "dispatched")
+    feed.touched([1])
+    assert (log.reads, audience.calls) == (0, [])
+    log.add(1, "ended")
+    feed.touched([1, 2], [1])
+    feed.touched([1], [1])
+    assert (log.reads, audience.calls) == (1, [([], True)])
+
+
+def test_the_end_may_have_been_before(log: Log, feed: Feed) -> None:
+    """Who does not know that the job is new looks first."""
+    early, late = Audience(), Audience()
+    feed.await_end(1, early)
+    log.add(1, "submitted", "ended")
+    feed.await_end(1, late)
+    assert (early.calls, late.calls) == ([], [([], True)])
+    feed.touched([1], [1])
+    assert early.calls == [([], True)]
+
+
+def test_who_stopped_awaiting_hears_nothing(log: Log, feed: Feed) -> None:
+    """Not even what is being read."""
+    log.slow = []
+    audience = Audience()
+    awaiter = feed.await_end(1, audience, new=True)
+    log.add(1, "ended")
+    feed.touched([1], [1])
+    awaiter.stop()
+    log.slow.pop().callback(None)
+    assert audience.calls == []
+
+
 def test_who_has_stopped_hears_nothing_more(log: Log, feed: Feed) -> None:
     """Not even what was being read for it."""
     log.slow = []
@@ -159,7 +236,7 @@ def test_a_listener_that_fails_is_let_go_and_the_others_stay(log: Log, feed: Fee
     """Its connection is gone, most likely."""
     calls: list[Any] = []
 
-    async def broken(events: Sequence[Event], ended: bool) -> None:
+    async def broken(events: Sequence[Event], job: JobView | None) -> None:
         calls.append(events)
         raise ConnectionError
 
@@ -177,7 +254,7 @@ def test_a_watcher_may_stop_another_while_both_are_told(log: Log, feed: Feed) ->
     watchers: list[Watcher] = []
     calls: list[int] = []
 
-    async def alone(events: Sequence[Event], ended: bool) -> None:
+    async def alone(events: Sequence[Event], job: JobView | None) -> None:
         calls.append(len(events))
         for watcher in watchers:
             watcher.stop()
@@ -195,7 +272,7 @@ def test_a_watcher_may_stop_another_while_both_are_told(log: Log, feed: Feed) ->
 def test_every_event_after_since_is_told_once_and_in_order(moves: list[str], since: int) -> None:
     """Whatever overtakes what."""
     log, audience = Log(), Audience(slow=True)
-    feed = Feed(log.read)
+    feed = Feed(log.read, log.read_end)
     log.slow = []
     feed.watch(1, since, audience)
     for move in moves:
@@ -210,4 +287,5 @@ def test_every_event_after_since_is_told_once_and_in_order(moves: list[str], sin
         log.slow.pop(0).callback(None) if log.slow else audience.take()
     events = [event for event in log.jobs.get(1, ()) if event.n > since]
     assert audience.heard == [event.n for event in events]
-    assert [ended for _, ended in audience.calls if ended] == [True for event in events if event.kind == "ended"]
+    over = any(event.kind == "ended" for event in log.jobs.get(1, ()))
+    assert [ended for _, ended in audience.calls if ended] == [True] * over

@@ -89,22 +89,22 @@ class Orchestra:
 
     async def submit(self, ask: Ask) -> Receipt:
         """Have a request accepted; once this returns, it is on the conductor's disk."""
-        return await self._call(Receipt, "submit", _packed(ask))
+        return await self._call(Receipt, "submit", _checked(ask))
 
     async def perform(
         self,
         ask: Ask,
         accepted: Callable[[Receipt], None] = lambda receipt: None,
-        progress: Progress = lambda events: None,
+        progress: Progress | None = None,
         timeout: float | None = None,
     ) -> JobView:
         """Submit and wait, as ``submit`` and ``wait`` would, with a round trip less."""
         watcher = _Watcher(progress)
-        receipt = await self._call(Receipt, "submit", _packed(ask), watcher)
+        receipt = await self._call(Receipt, "submit" if progress else "perform", _checked(ask), watcher)
         accepted(receipt)
         return await self._waited(receipt.job, watcher, timeout, watching=True)
 
-    async def wait(self, job: int, progress: Progress = lambda events: None, timeout: float | None = None) -> JobView:
+    async def wait(self, job: int, progress: Progress | None = None, timeout: float | None = None) -> JobView:
         """The job, once it has ended; ``progress`` is given every event of it, also those that were before.
 
         A conductor that goes away meanwhile is looked for for a minute. :class:`~orchestra.errors.GaveUpWaiting`
@@ -205,9 +205,10 @@ class Orchestra:
 
     # the connection
 
-    async def _call(self, kind: type[T], name: str, arguments: dict[str, Any], *watcher: pb.Referenceable) -> T:
+    async def _call(self, kind: type[T], name: str, arguments: Ask | dict[str, Any], *watcher: pb.Referenceable) -> T:
+        packed = envelope.pack(arguments, name)
         root = await self._connected()
-        calling = root.callRemote(name, arguments, *watcher).addTimeout(self._answer_within, self._reactor)
+        calling = root.callRemote(name, packed, *watcher).addTimeout(self._answer_within, self._reactor)
         try:
             answer = await calling
         except (pb.PBConnectionLost, pb.DeadReferenceError, ConnectionClosed, TimeoutError):
@@ -262,21 +263,20 @@ class Orchestra:
         if timeout is not None:
             done.addTimeout(timeout, self._reactor)
         try:
-            await done
+            return await done
         except TimeoutError:
             raise GaveUpWaiting(job=job) from None
-        return await self.job(job)
 
-    async def _followed(self, job: int, watcher: "_Watcher", watching: bool) -> None:
+    async def _followed(self, job: int, watcher: "_Watcher", watching: bool) -> JobView:
         """Until the job has ended: watch it, and again wherever that broke off."""
         give_up: float | None = None
         while True:
             try:
                 if not watching:
-                    await self._call(type(None), "watch", {"job": job, "since": watcher.seen}, watcher)
+                    await self._call(type(None), *watcher.request(job), watcher)
                 give_up = None
-                if await self._ended(watcher):
-                    return
+                if ended := await self._ended(watcher):
+                    return ended
             except (NoConductor, Unanswered):
                 if give_up is not None and self._reactor.seconds() > give_up:
                     raise
@@ -284,8 +284,8 @@ class Orchestra:
             give_up = give_up or self._reactor.seconds() + PATIENCE
             await deferLater(self._reactor, RETRY)
 
-    async def _ended(self, watcher: "_Watcher") -> bool:
-        """True when the job has ended, False when the connection has."""
+    async def _ended(self, watcher: "_Watcher") -> JobView | None:
+        """The job when it has ended, None when the connection has."""
         if self._root is None or self._root.broker.disconnected:
             return watcher.ended
         root = self._root
@@ -297,43 +297,48 @@ class Orchestra:
             if not root.broker.disconnected:
                 root.dontNotifyOnDisconnect(watcher.disconnected)
                 if not watcher.ended:
-                    root.callRemote("unwatch", {}, watcher).addErrback(lambda _: None)
+                    root.callRemote("unwatch", envelope.pack({}), watcher).addErrback(lambda _: None)
 
 
 class _Watcher(pb.Referenceable):
     """Is called by the conductor with the events of one job."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
-        self.seen = 0
-        self.ended = False
+        self._seen = 0
+        self.ended: JobView | None = None
         self._failure: Failure | None = None
-        self._done: Deferred[bool] | None = None
+        self._done: Deferred[JobView | None] | None = None
 
-    def follow(self) -> Deferred[bool]:
-        """Fires with True when the job has ended, with False when the connection has."""
+    def request(self, job: int) -> tuple[str, dict[str, Any]]:
+        """What to ask for: every event that is still to be told, or the end alone if nobody wants to know more."""
+        return ("watch", {"job": job, "since": self._seen}) if self._progress else ("await_end", {"job": job})
+
+    def follow(self) -> Deferred[JobView | None]:
+        """Fires with the job when it has ended, with None when the connection has."""
         done = self._done = Deferred()
         if self._failure is not None:
             self._finish(self._failure)
         elif self.ended:
-            self._finish(True)
+            self._finish(self.ended)
         return done
 
     def disconnected(self, _: object = None) -> None:
         """The connection is gone."""
-        self._finish(False)
+        self._finish(None)
 
-    def remote_events(self, batch: Any, ended: bool) -> Deferred[None]:
-        """The next events; answering asks for more."""
+    def remote_events(self, batch: Any, ended: Any) -> Deferred[None]:
+        """The next events, and the job when it has ended; answering asks for more."""
         return Deferred.fromCoroutine(self._take(batch, ended))
 
-    async def _take(self, batch: Any, ended: bool) -> None:
+    async def _take(self, batch: Any, ended: Any) -> None:
         if self._failure is not None:
             return
         try:
-            events = [event for event in envelope.unpack(batch, list[Event], "events") if event.n > self.seen]
-            if events:
-                self.seen = events[-1].n
+            job = None if ended is None else envelope.unpack(ended, JobView, "the job")
+            events = [event for event in envelope.unpack(batch, list[Event], "events") if event.n > self._seen]
+            if events and self._progress:
+                self._seen = events[-1].n
                 told = self._progress(events)
                 if told is not None:
                     await told
@@ -341,11 +346,11 @@ class _Watcher(pb.Referenceable):
             self._failure = Failure()
             self._finish(self._failure)
             return
-        self.ended = bool(ended)
-        if ended:
-            self._finish(True)
+        self.ended = job
+        if job is not None:
+            self._finish(job)
 
-    def _finish(self, result: bool | Failure) -> None:
+    def _finish(self, result: JobView | Failure | None) -> None:
         done, self._done = self._done, None
         if done is None:
             return
@@ -394,13 +399,13 @@ class BlockingOrchestra:
         self,
         ask: Ask,
         accepted: Callable[[Receipt], None] = lambda receipt: None,
-        progress: Progress = lambda events: None,
+        progress: Progress | None = None,
         timeout: float | None = None,
     ) -> JobView:
         """Submit and wait."""
         return self._do(self._client.perform(ask, accepted, progress, timeout))
 
-    def wait(self, job: int, progress: Progress = lambda events: None, timeout: float | None = None) -> JobView:
+    def wait(self, job: int, progress: Progress | None = None, timeout: float | None = None) -> JobView:
         """The job, once it has ended; see :meth:`Orchestra.wait`."""
         return self._do(self._client.wait(job, progress, timeout))
 
@@ -488,15 +493,15 @@ async def _next(pages: AsyncIterator[list[T]]) -> list[T] | None:
     return await anext(pages, None)
 
 
-def _packed(ask: Ask) -> Any:
-    """``ask`` on its way out; what could not be sent at all is refused here."""
+def _checked(ask: Ask) -> Ask:
+    """``ask``, if it can be sent at all."""
     wrong = parameters.problem(ask.params)
     if wrong:
         raise BadRequest(problem=wrong)
     for word in (ask.score, *ask.targets, ask.request_key or ""):
         if len(word) > MAX_WORD or not word.isprintable():
             raise BadRequest(problem=f"{word[:80]!a} is no name: it is too long, or holds unprintable characters")
-    return envelope.pack(ask)
+    return ask
 
 
 async def _flat(pages: AsyncIterator[list[T]]) -> AsyncIterator[T]:

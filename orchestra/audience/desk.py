@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from orchestra.model import Ask, Asker, Catalogue, Event, JobView, PlayerView, Receipt, State, TaskView
 
-Listener = Callable[[Sequence[Event], bool], Awaitable[None]]
-"""Called with the next events of a job, oldest first, and whether the job has ended. One call at a time: the next
-batch waits until the awaitable is done, and events are read again from the store then, so nothing is lost and
+Listener = Callable[[Sequence[Event], JobView | None], Awaitable[None]]
+"""Called with the next events of a job, oldest first, and with the job once it has ended. One call at a time: the
+next batch waits until the awaitable is done, and events are read again from the store then, so nothing is lost and
 nothing is queued in memory. An exception from it ends the watch."""
 
 
@@ -104,3 +104,6 @@ class Desk(Protocol):
 
     def watch(self, job: int, since: int, listener: Listener) -> Watch:
         """Have ``listener`` called with every event of ``job`` after ``since``, until it has ended."""
+
+    def await_end(self, job: int, listener: Listener, *, new: bool = False) -> Watch:
+        """Have ``listener`` called once, without events, when ``job`` has ended; ``new``: it surely has not yet."""

@@ -2,18 +2,20 @@
 
     client                                               conductor
       submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
+      perform({ask}, watcher)                     ->       as submit; the watcher hears of the end alone
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) reload({}) about({})   ->       ["OK", value]
       watch({job, since}, watcher)                ->       ["OK", None]
-      watcher.events([event…], ended)             <-       its answer asks for the next
+      await_end({job}, watcher)                   ->       ["OK", None]
+      watcher.events([event…], None | job)        <-       its answer asks for the next; the job comes when it has ended
       unwatch({}, watcher)                        ->       ["OK", None]
 
 An answer holds at most 500 rows and about 256 kB; ``more`` says to ask again after the last row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
@@ -22,11 +24,11 @@ from twisted.internet.interfaces import IReactorUNIX
 from twisted.spread import pb
 
 from orchestra.audience import envelope
-from orchestra.audience.desk import Desk, Watch
+from orchestra.audience.desk import Desk, Listener, Watch
 from orchestra.audience.envelope import MAX_BYTES, MAX_ROWS
 from orchestra.audience.seat import Guest, Method, Nothing, Sitter, seat_port
 from orchestra.errors import BadRequest, TooMany
-from orchestra.model import Ask, Catalogue, Event, State
+from orchestra.model import Ask, Catalogue, Event, JobView, Receipt, State
 
 MAX_WATCHERS: Final = 32  # per connection
 MAX_PRIORITY: Final = 1_000_000
@@ -109,6 +111,7 @@ class Perspective:
         self._watches: dict[int, Watch] = {}
         self._methods: Mapping[str, Method] = {
             "submit": Method(Ask, self._submit),
+            "perform": Method(Ask, self._perform),
             "job": Method(OneJob, self._job),
             "tasks": Method(Tasks, self._tasks),
             "output": Method(Output, self._output),
@@ -121,6 +124,7 @@ class Perspective:
             "forgive": Method(OnePlayer, self._forgive),
             "about": Method(Nothing, self._about),
             "watch": Method(Watching, self._watch),
+            "await_end": Method(OneJob, self._await_end),
             "unwatch": Method(Nothing, self._unwatch),
         }
 
@@ -136,16 +140,25 @@ class Perspective:
             self._watches.popitem()[1].stop()
 
     async def _submit(self, ask: Ask, watcher: Watcher) -> object:
+        receipt = await self._accepted(ask, watcher)
+        if watcher is not None:
+            self._begin(watcher, lambda listener: self._desk.watch(receipt.job, 0, listener))
+        return receipt
+
+    async def _perform(self, ask: Ask, watcher: Watcher) -> object:
+        watcher = _needed(watcher, "perform")
+        receipt = await self._accepted(ask, watcher)
+        self._begin(watcher, lambda listener: self._desk.await_end(receipt.job, listener, new=receipt.created))
+        return receipt
+
+    async def _accepted(self, ask: Ask, watcher: Watcher) -> Receipt:
         if ask.expire is not None and not 0 <= ask.expire < 1e12:
             raise BadRequest(problem="submit: expire is a number of seconds from 0 on")
         if abs(ask.priority) > MAX_PRIORITY:
             raise BadRequest(problem=f"submit: priority is a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
         if watcher is not None:
             self._check_watcher(watcher)
-        receipt = await self._desk.submit(self._guest.asker, ask)
-        if watcher is not None:
-            self._begin(receipt.job, 0, watcher)
-        return receipt
+        return await self._desk.submit(self._guest.asker, ask)
 
     async def _job(self, of: OneJob, _: Watcher) -> object:
         return await self._desk.job(of.job)
@@ -182,14 +195,17 @@ class Perspective:
         return await self._desk.about()
 
     async def _watch(self, of: Watching, watcher: Watcher) -> object:
-        if watcher is None:
-            raise BadRequest(problem="watch: takes a watcher")
+        watcher = _needed(watcher, "watch")
         self._check_watcher(watcher)
-        view = await self._desk.job(of.job)  # or NoSuchJob
-        if view.verdict and of.since >= view.last_event:
-            watcher.callRemote("events", [], True).addErrback(lambda _: None)  # nothing will ever come
-        else:
-            self._begin(of.job, of.since, watcher)
+        await self._desk.job(of.job)  # or NoSuchJob
+        self._begin(watcher, lambda listener: self._desk.watch(of.job, of.since, listener))
+        return None
+
+    async def _await_end(self, of: OneJob, watcher: Watcher) -> object:
+        watcher = _needed(watcher, "await_end")
+        self._check_watcher(watcher)
+        await self._desk.job(of.job)  # or NoSuchJob
+        self._begin(watcher, lambda listener: self._desk.await_end(of.job, listener))
         return None
 
     async def _unwatch(self, _: Nothing, watcher: Watcher) -> object:
@@ -203,27 +219,33 @@ class Perspective:
         if len(self._watches) >= MAX_WATCHERS:
             raise TooMany(who="This connection", limit=MAX_WATCHERS, what="watches")
 
-    def _begin(self, job: int, since: int, watcher: pb.RemoteReference) -> None:
+    def _begin(self, watcher: pb.RemoteReference, watch: Callable[[Listener], Watch]) -> None:
         if watcher.broker.disconnected:
             return
 
-        async def listener(events: Sequence[Event], ended: bool) -> None:
+        async def listener(events: Sequence[Event], job: JobView | None) -> None:
             try:
-                await _send(watcher, events, ended)
+                await _send(watcher, events, job)
             except BaseException:
                 self._watches.pop(watcher.luid, None)
                 raise
-            if ended:
+            if job is not None:
                 self._watches.pop(watcher.luid, None)
 
-        self._watches[watcher.luid] = self._desk.watch(job, since, listener)
+        self._watches[watcher.luid] = watch(listener)
 
 
-async def _send(watcher: pb.RemoteReference, events: Sequence[Event], ended: bool) -> None:
+def _needed(watcher: Watcher, name: str) -> pb.RemoteReference:
+    if watcher is None:
+        raise BadRequest(problem=f"{name}: takes a watcher")
+    return watcher
+
+
+async def _send(watcher: pb.RemoteReference, events: Sequence[Event], job: JobView | None) -> None:
     batches = list(envelope.pages(events)) or [[]]
     for batch in batches[:-1]:
-        await watcher.callRemote("events", envelope.pack(batch), False)
-    await watcher.callRemote("events", envelope.pack(batches[-1]), ended)
+        await watcher.callRemote("events", envelope.pack(batch), None)
+    await watcher.callRemote("events", envelope.pack(batches[-1]), job and envelope.pack(job))
 
 
 def _paged(rows: Sequence[object], limit: int) -> tuple[list[Any], bool]:

@@ -165,12 +165,15 @@ class Seat(pb.Referenceable):
 def _arguments(name: str, arguments: Any) -> tuple[object, pb.RemoteReference | None]:
     match arguments:
         case ((), {}):
-            return {}, None
-        case ((dict() as given,), {}):
+            return _NOTHING, None
+        case ((given,), {}):
             return given, None
-        case ((dict() as given, pb.RemoteReference() as watcher), {}):
+        case ((given, pb.RemoteReference() as watcher), {}):
             return given, watcher
-    raise BadRequest(problem=f"{name}: takes one dictionary of plain values, and a watcher")
+    raise BadRequest(problem=f"{name}: takes one value, and a watcher")
+
+
+_NOTHING: Final = envelope.pack({})
 
 
 @implementer(IPushProducer)

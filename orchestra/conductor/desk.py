@@ -272,6 +272,10 @@ class FrontDesk:
         """Have ``listener`` called with the events of a job, until it has ended."""
         return self._feed.watch(job, since, listener)
 
+    def await_end(self, job: int, listener: Listener, *, new: bool = False) -> Watch:
+        """Have ``listener`` called once, when a job has ended."""
+        return self._feed.await_end(job, listener, new=new)
+
     # ---- change
 
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:

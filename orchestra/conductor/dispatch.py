@@ -42,6 +42,9 @@ SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections f
 PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
 
 T = TypeVar("T")
+News = tuple[Iterable[int], Iterable[int]]
+"""The jobs that have changed, and of these those that have ended."""
+NO_NEWS: Final[News] = (), ()
 
 
 class Repertoires:
@@ -107,7 +110,7 @@ class Dispatch:
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
 
     async def _claiming(
-        self, wishes: list[Wish], now: int, work: Callable[[Cursor], T], jobs: Callable[[T], Iterable[int]]
+        self, wishes: list[Wish], now: int, work: Callable[[Cursor], T], news: Callable[[T], News]
     ) -> T:
         """Do ``work`` and the claims in one commit; then tell players and watchers."""
         asks = [self._ask(wish) for wish in wishes]
@@ -123,7 +126,7 @@ class Dispatch:
                 self._clock.callLater(RETRY if isinstance(problem, NotSaved) else 0, self.claim_for, again)
             raise
         self._hand_out(claims, {wish.player: wish.epoch for wish in wishes})
-        self._feed.touched(jobs(done))
+        self._feed.touched(*news(done))
         return done
 
     def _ask(self, wish: Wish) -> ClaimAsk:
@@ -135,21 +138,23 @@ class Dispatch:
 
     def _claim(self, wishes: list[Wish]) -> None:
         if wishes:
-            claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: ())
+            claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: NO_NEWS)
             self._background(claim, "claim work")
 
     def _hand_out(self, claims: Iterable[Claimed], epochs: Mapping[int, int]) -> None:
         overtaken: list[Wish] = []
         jobs: set[int] = set()
+        over: set[int] = set()
         for claimed in claims:
             session = self.scheduler.claimed(claimed.player, epochs[claimed.player], claimed.runs, claimed.more)
             jobs |= claimed.jobs
+            over |= claimed.ended
             if session is None:
                 continue
             if claimed.runs:
                 self._perform(self.doors[claimed.player], Perform(session.epoch, claimed.runs))
             overtaken += self.scheduler.stirred(session)
-        self._feed.touched(jobs)
+        self._feed.touched(jobs, over)
         self._claim(overtaken)
 
     def _perform(self, door: Door, perform: Perform) -> None:
@@ -179,7 +184,7 @@ class Dispatch:
         except NotSaved as problem:
             door.dismiss(str(problem), 30.0)
             return
-        self._feed.touched(greeting.jobs)
+        self._feed.touched(greeting.jobs, greeting.ended)
         for note in greeting.notes:
             self.log.warn("{peer}: {note}", peer=door.describe(), note=note)
         before = self.scheduler.sessions.get(player)
@@ -283,7 +288,7 @@ class Dispatch:
                 wishes,
                 now,
                 lambda cursor: statements.settle(cursor, session.player, session.epoch, self._owner, reports, now),
-                lambda settled: settled.jobs,
+                lambda settled: (settled.jobs, settled.ended),
             )
         except Superseded:
             door.abort()
@@ -326,7 +331,7 @@ class Dispatch:
         """Cancel tasks; who runs one is told, now or when it is back."""
         now = self._now()
         done = await self._writer.write(lambda cursor: statements.cancel(cursor, job, players, actor, now))
-        self._feed.touched(done.jobs)
+        self._feed.touched(done.jobs, done.ended)
         for player, seqs in done.orders.items():
             door = self.doors.get(player)
             if door is not None:
@@ -347,7 +352,7 @@ class Dispatch:
         while more:
             now = self._now()
             swept = await self._writer.write(lambda cursor, now=now: work(cursor, now))  # type: ignore[misc]
-            self._feed.touched(swept.jobs)
+            self._feed.touched(swept.jobs, swept.ended)
             more = swept.more
 
     def _background(self, work: Awaitable[Any], purpose: str) -> None:
@@ -360,5 +365,5 @@ class Dispatch:
         Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
 
 
-def _one_job(submitted: Submitted) -> tuple[int, ...]:
-    return (submitted.job,)
+def _one_job(submitted: Submitted) -> News:
+    return (submitted.job,), ()

@@ -1,7 +1,8 @@
 """Events of jobs, pushed to whoever watches.
 
 A watcher is a cursor into a job's event log in the store. A change wakes it, it reads on from its cursor and hands
-over what it found, one call at a time: nothing is queued in memory and nothing can be lost.
+over what it found, one call at a time: nothing is queued in memory and nothing can be lost. Who only awaits a job's
+end is left alone until then.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -11,12 +12,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from orchestra.audience.desk import Listener
-from orchestra.model import Event
+from orchestra.model import Event, JobView
 
 PAGE: Final = 200
 
-ReadEvents = Callable[[int, int, int], Awaitable[Sequence[Event]]]
-"""(job, since, limit) -> the events after ``since``."""
+ReadNews = Callable[[int, int, int], Awaitable[tuple[Sequence[Event], JobView | None]]]
+"""(job, since, limit) -> the events after ``since``, and with the last of them the job, if it has ended."""
+ReadEnd = Callable[[int], Awaitable[JobView | None]]
+"""The job, if it has ended."""
 
 
 class Watcher:
@@ -38,7 +41,7 @@ class Watcher:
         self._over = True
         self._feed.forget(self)
 
-    def wake(self) -> None:
+    def wake(self, ended: bool) -> None:
         """The job has changed: read on, now or after the call that is on its way."""
         self._stirred = True
         if not self._busy and not self._over:
@@ -55,13 +58,12 @@ class Watcher:
 
     async def _hand_over(self) -> None:
         while not self._over:
-            events = await self._feed.read(self.job, self._since, PAGE)
-            if not events or self._over:
+            events, job = await self._feed.read(self.job, self._since, PAGE)
+            if self._over or not (events or job):
                 return
-            self._since = events[-1].n
-            ended = any(event.kind == "ended" for event in events)
-            await self._listener(events, ended)
-            if ended:
+            self._since = events[-1].n if events else self._since
+            await self._listener(events, job)
+            if job:
                 self.stop()
 
     def _failed(self, failure: object) -> None:
@@ -69,28 +71,69 @@ class Watcher:
         self.log.debug("a watcher of job {job} is gone: {failure}", job=self.job, failure=failure)
 
 
+class Awaiter:
+    """One listener that is called once, when its job has ended."""
+
+    log = Logger()
+
+    def __init__(self, feed: "Feed", job: int, listener: Listener) -> None:
+        self.job = job
+        self._feed = feed
+        self._listener = listener
+        self._over = False
+
+    def stop(self) -> None:
+        """No call any more."""
+        self._over = True
+        self._feed.forget(self)
+
+    def wake(self, ended: bool) -> None:
+        """The job has changed."""
+        if ended:
+            Deferred.fromCoroutine(self._tell()).addErrback(self._failed)
+
+    async def _tell(self) -> None:
+        job = await self._feed.read_end(self.job)
+        if job is not None and not self._over:
+            self.stop()
+            await self._listener((), job)
+
+    def _failed(self, failure: object) -> None:
+        self.stop()
+        self.log.debug("who awaited job {job} is gone: {failure}", job=self.job, failure=failure)
+
+
 class Feed:
     """All watchers, by job."""
 
-    def __init__(self, read: ReadEvents) -> None:
+    def __init__(self, read: ReadNews, read_end: ReadEnd) -> None:
         self.read = read
-        self._watchers: dict[int, set[Watcher]] = {}
+        self.read_end = read_end
+        self._watchers: dict[int, set[Watcher | Awaiter]] = {}
 
     def watch(self, job: int, since: int, listener: Listener) -> Watcher:
         """Have ``listener`` called with every event of ``job`` after ``since``, until the job has ended."""
         watcher = Watcher(self, job, since, listener)
         self._watchers.setdefault(job, set()).add(watcher)
-        watcher.wake()
+        watcher.wake(False)
         return watcher
 
-    def touched(self, jobs: Iterable[int]) -> None:
-        """These jobs have new events, committed."""
+    def await_end(self, job: int, listener: Listener, *, new: bool = False) -> Awaiter:
+        """Have ``listener`` called once, when ``job`` has ended; ``new``: it surely has not yet."""
+        awaiter = Awaiter(self, job, listener)
+        self._watchers.setdefault(job, set()).add(awaiter)
+        awaiter.wake(not new)
+        return awaiter
+
+    def touched(self, jobs: Iterable[int], ended: Iterable[int] = ()) -> None:
+        """These jobs have new events, committed; those in ``ended`` with them have ended."""
         if self._watchers:
+            over = frozenset(ended)
             for job in jobs:
                 for watcher in tuple(self._watchers.get(job, ())):
-                    watcher.wake()
+                    watcher.wake(job in over)
 
-    def forget(self, watcher: Watcher) -> None:
+    def forget(self, watcher: Watcher | Awaiter) -> None:
         """A watcher has stopped."""
         there = self._watchers.get(watcher.job)
         if there is not None:

@@ -56,7 +56,10 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     store = sqlite.Store(chosen.state)
     writer = Writer(store.connect, reactor.callFromThread, fatal, "store")
     reader = Reader(store.connect, reactor.callFromThread)
-    feed = Feed(lambda job, since, limit: reader.read(lambda cursor: statements.events(cursor, job, since, limit)))
+    feed = Feed(
+        lambda job, since, limit: reader.read(lambda cursor: statements.news(cursor, job, since, limit)),
+        lambda job: reader.read(lambda cursor: statements.ended(cursor, job)),
+    )
     dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed)
     roster = Roster(dispatch, writer, now)
     conductor = Conductor(

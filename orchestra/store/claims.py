@@ -9,6 +9,7 @@ from sqlite3 import Cursor
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from orchestra.model import Run, State
 from orchestra.store import moves
@@ -83,8 +84,8 @@ def claim(cur: Cursor, asks: Sequence[ClaimAsk], now: int) -> list[Claimed]:
     """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing."""
     books = _Books(cur, now)
     claimed = [_claim_for(books, ask) for ask in sorted(asks, key=lambda ask: ask.player)]
-    books.ledger.close()
-    return claimed
+    ended = books.ledger.close()
+    return [replace(one, ended=one.jobs & ended) for one in claimed] if ended else claimed
 
 
 def _claim_for(books: _Books, ask: ClaimAsk) -> Claimed:

@@ -18,9 +18,11 @@ from orchestra.store.reports import save_pieces, settle
 from orchestra.store.submits import cancel, submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
 from orchestra.store.views import (
+    ended,
     events,
     job_view,
     job_views,
+    news,
     output_pieces,
     player_rows,
     task_views,
@@ -33,6 +35,7 @@ __all__ = [
     "catalogue",
     "catalogues_in_use",
     "claim",
+    "ended",
     "events",
     "everybody_left",
     "expire",
@@ -42,6 +45,7 @@ __all__ = [
     "hello",
     "job_view",
     "job_views",
+    "news",
     "next_expiry",
     "output_pieces",
     "player_catalogues",

@@ -52,13 +52,14 @@ class ClaimAsk(Struct, frozen=True):
 class Claimed(Struct, frozen=True):
     """Runs for one player, ascending in seq. ``more``: work waits that this player has no room for now.
 
-    ``jobs`` have changed: their tasks were given out, or turned out to be overdue.
+    ``jobs`` have changed: their tasks were given out, or turned out to be overdue, and some have ``ended`` with that.
     """
 
     player: int
     runs: tuple[Run, ...]
     more: bool
     jobs: frozenset[int]
+    ended: frozenset[int] = frozenset()
 
 
 class Freed(Struct, frozen=True):

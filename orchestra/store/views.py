@@ -138,6 +138,19 @@ def _cut(pieces: Iterable[tuple[int, bytes]], offset: int, limit: int) -> list[t
     return found
 
 
+def news(cur: Cursor, job: int, since: int, limit: int) -> tuple[list[Event], JobView | None]:
+    """The next events after ``since``; with the last one, or when there are no more, the job if it has ended."""
+    found = events(cur, job, since, limit)
+    last = not found or any(event.kind == "ended" for event in found)
+    return found, ended(cur, job) if last else None
+
+
+def ended(cur: Cursor, job: int) -> JobView | None:
+    """A job, if it has ended."""
+    view = job_view(cur, job)
+    return view if view.verdict else None
+
+
 def events(cur: Cursor, job: int, since: int, limit: int) -> list[Event]:
     """Events with n > ``since``, oldest first."""
     rows = cur.execute(
