@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -114,6 +114,12 @@ class Line(Peer):
         self._gone(self, reason)
 
 
+def over_tls(reactor: Any, address: ConductorAddress, tls: ClientCredentials) -> IStreamClientEndpoint:
+    """The way to a conductor: TCP, and TLS that accepts only who bears the conductor's name."""
+    tcp = HostnameEndpoint(reactor, address.address.encode("idna"), address.port, timeout=DIALLING)
+    return wrapClientTLS(tls.options(address.name), tcp)
+
+
 class Connector:
     """Keeps one line up, to whichever conductor answers."""
 
@@ -127,7 +133,9 @@ class Connector:
         listener: Listener,
         beat: float,
         random: Random,
+        endpoint: Callable[[Any, ConductorAddress, ClientCredentials], IStreamClientEndpoint] | None = None,
     ) -> None:
+        """``endpoint`` says how an address is dialled: over TLS, if nothing else is asked for."""
         self._reactor = reactor
         self._addresses = itertools.cycle(addresses)
         self._address = next(self._addresses)
@@ -135,6 +143,7 @@ class Connector:
         self._listener = listener
         self._beat = beat
         self._random = random
+        self._endpoint = endpoint or over_tls
         self._spread = FIRST_SPREAD
         self._failures = 0
         self._said = ""
@@ -165,8 +174,7 @@ class Connector:
         address = self._address
         line = Line(self._reactor, self._listener, self._beat, self._gone)
         self._line = line
-        tcp = HostnameEndpoint(self._reactor, address.address.encode("idna"), address.port, timeout=DIALLING)
-        endpoint = wrapClientTLS(self._tls.options(address.name), tcp)
+        endpoint = self._endpoint(self._reactor, address, self._tls)
         connected = endpoint.connect(Factory.forProtocol(lambda: line))
         connected.addErrback(self._not_connected)
 
