@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -148,6 +149,7 @@ class Connector:
         self._failures = 0
         self._said = ""
         self._waiting: IDelayedCall | None = None
+        self._dialling: Deferred[Any] | None = None
         self._line: Line | None = None
         self._running = False
 
@@ -162,7 +164,9 @@ class Connector:
         self._running = False
         if self._waiting is not None and self._waiting.active():
             self._waiting.cancel()
-        if self._line is not None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+        elif self._line is not None:
             self._line.abort()
 
     def again(self) -> None:
@@ -175,8 +179,12 @@ class Connector:
         line = Line(self._reactor, self._listener, self._beat, self._gone)
         self._line = line
         endpoint = self._endpoint(self._reactor, address, self._tls)
-        connected = endpoint.connect(Factory.forProtocol(lambda: line))
-        connected.addErrback(self._not_connected)
+        self._dialling = endpoint.connect(Factory.forProtocol(lambda: line))
+        self._dialling.addBoth(self._dialled).addErrback(self._not_connected)
+
+    def _dialled(self, result: Any) -> Any:
+        self._dialling = None
+        return result
 
     def _not_connected(self, failure: Failure) -> None:
         self._again(explain(failure, self._tls.credentials), welcomed=False, retry_after=0.0)
