@@ -4,6 +4,8 @@ import argparse
 import sys
 import time
 
+from twisted.logger import globalLogBeginner
+
 from simulation.run import tell
 
 
@@ -14,6 +16,7 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first that fails")
     parser.add_argument("--trace", action="store_true", help="the whole trace of a failing seed, not its end only")
     chosen = parser.parse_args()
+    globalLogBeginner.beginLoggingTo((), redirectStandardIO=False)  # the trace has it all
     began, tasks, starts, faults, bad = time.monotonic(), 0, 0, 0, []
     for seed in range(chosen.seed, chosen.seed + chosen.seeds):
         story = tell(seed)

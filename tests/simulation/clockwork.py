@@ -1,5 +1,6 @@
 """The virtual clock, and the processes that live on it: each may be paused, and killed between any two things it does."""
 
+import traceback
 from collections import deque
 from collections.abc import Callable
 from random import Random
@@ -107,9 +108,9 @@ class Process:
             return func(*args, **kwargs)
         except Killed:
             return None
-        except Exception as problem:
-            self.timeline.bugs.append(f"{self.name}: {problem!r}")
-            raise
+        except Exception:  # as a reactor does, but nobody overlooks it here
+            self.timeline.bugs.append(f"{self.name}: {traceback.format_exc()}")
+            return None
         finally:
             self.timeline.current = before
 

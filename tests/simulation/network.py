@@ -105,6 +105,9 @@ class End:
     def _arrive(self) -> None:
         if not self._arriving:
             return
+        if self.protocol is None:  # nobody has taken the connection yet
+            self.process.callLater(0.001, self._arrive)
+            return
         if self.deaf_until > self.process.seconds():
             if self.deaf_until < inf:
                 self.process.callLater(self.deaf_until - self.process.seconds(), self._arrive)

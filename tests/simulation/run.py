@@ -63,6 +63,7 @@ def _play(world: World) -> None:
 
 def _wait(world: World) -> None:
     """Time passes until all is quiet, or too much of it has."""
+    world.timeline.run_for(12.0)  # who is asleep wakes up
     patience = PATIENCE
     while patience > 0 and unfinished(world):
         world.timeline.run_for(2.0)
