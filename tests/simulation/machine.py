@@ -8,7 +8,7 @@ speaks the real frames with the real player. Its processes outlive it.
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 
 from orchestra import __version__
 from orchestra.errors import StageNotStarted
@@ -143,12 +143,28 @@ class Machine:
         self.booted_at = self.world.timeline.now
         self._strangers()
 
-    def start_stage(self) -> "Deferred[None]":
-        """As the player does it, or the stage's unit: fires when the stage answers."""
+    def begin_stage(self) -> bool:
+        """As its unit does it, or the player; False if one is there."""
         if self.stage is not None and self.stage.process.alive:
-            return fail(StageNotStarted(problem="another one is there"))
+            return False
         self.stage = Stage(self)
-        return self.stage.ready
+        return True
+
+    def start_stage(self, player: Process) -> "Deferred[None]":
+        """As a player does it: fires when the stage answers, fails with its complaint, or when it dies before."""
+        if not self.begin_stage():
+            return fail(StageNotStarted(problem="another one is there"))
+        done: Deferred[None] = Deferred()
+        player.callLater(0.05, self._launched, player, self.stage, done)
+        return done
+
+    def _launched(self, player: Process, stage: "Stage", done: "Deferred[None]") -> None:
+        if not stage.process.alive:
+            done.errback(StageNotStarted(problem="it died"))
+        elif stage.ready:
+            done.callback(None)
+        else:
+            player.callLater(0.05, self._launched, player, stage, done)
 
 
 class Talk:
@@ -189,7 +205,7 @@ class Stage:
         self.swept: set[Key] = set()
         self.unswept: set[Key] = set()
         self.kill_at = ""  # the point at which it dies
-        self.ready: Deferred[None] = Deferred()
+        self.ready = False
         self.process.callLater(0.05 + self.world.timeline.random.random() * 0.2, self._recover)
         self._syncing = False
 
@@ -214,8 +230,7 @@ class Stage:
             return
         self._settle(alive)
         self.world.network.stages[self.machine.path] = self
-        if not self.ready.called:
-            self.ready.callback(None)
+        self.ready = True
 
     def _strike(self, key: Key) -> bool:
         """Kill what lives of a run; whether something did."""
@@ -428,7 +443,3 @@ class Stage:
 def _body(outcome: dict[str, Any]) -> bytes:
     return b"hello" if outcome["inline"] and outcome.get("stdout") else b""
 
-
-def nothing() -> "Deferred[None]":
-    """A stage that has a unit of its own is not the player's to start."""
-    return succeed(None)

@@ -175,7 +175,7 @@ class Node:
         if self.off:
             return
         if not self.own_stage and not self.stage_up:
-            self.machine.start_stage()
+            self.machine.begin_stage()
         if not self.up:
             self._start_player()
 
@@ -192,7 +192,7 @@ class Node:
             journal=disks.MemoryJournal(self.drive.connection),
             writer=disks.Writer(process, self.drive, lambda _: world.died(process)),  # type: ignore[arg-type]
             repertoire=self.shelf,  # type: ignore[arg-type]
-            start_stage=self.machine.start_stage if self.own_stage else None,
+            start_stage=(lambda: self.machine.start_stage(process)) if self.own_stage else None,
             make_backstage=lambda identity, player: Backstage(process, self.machine.path, identity, player),
             make_connector=lambda player: self._connector(process, player),
             reload_certificates=list,
