@@ -11,7 +11,7 @@ import msgspec
 
 from orchestra.core import worklist
 from orchestra.model import MOVES, Report, Scope, State, Told
-from orchestra.store import claims, moves, sweeps
+from orchestra.store import moves, sweeps
 from simulation.machine import Start
 from simulation.world import World
 
@@ -282,6 +282,8 @@ def _candidates(world: World, tasks: Iterable[Task], results: Iterable[Result]) 
             yield f"{one.player} had refused, and was asked again: {task}"
         if one.told is Told.REFUSED:
             refusals.setdefault((one.job, one.n), set()).add(one.player)
+        if one.attempt > world.denied.get((task.token, one.player), one.attempt):
+            yield f"it was cancelled on {one.player}, and given to it all the same: {task}"
 
 
 # ---- 5: lost is honest
@@ -319,7 +321,7 @@ def _lost_for_a_reason(world: World, task: Task) -> bool:
     if task.reason == sweeps.GIVEN_UP:
         return task.give_up_at is not None and latest >= task.give_up_at
     if task.reason == sweeps.REMOVED_RUNNING:
-        return world.happened("removed")
+        return world.happened("removed", task.player or "")
     if task.reason == moves.NOT_STARTED:
         return ran_before and task.expires_at is not None and latest >= task.expires_at
     return ran_before  # cancelled, refused, or nobody left
@@ -339,5 +341,3 @@ def _fleet(world: World) -> Iterator[str]:
     for (name,) in rows.fetchall():
         yield f"{name} was let in with a journal that had been retired"
 
-
-_ = claims

@@ -63,6 +63,8 @@ class Timeline:
     def hear(self, event: LogEvent) -> None:
         """What a daemon logs; a failure in it is a bug."""
         self._trace.append((self.clock.rightNow, self.current, event, ()))
+        if "skipped a number" in event["log_format"]:
+            self.bugs.append(f"{self.current}: {formatEvent(event)}")
         if "log_failure" in event and event["log_level"] >= LogLevel.error:
             self.bugs.append(f"{self.current}: {formatEvent(event)}\n{event['log_failure'].getTraceback()}")
 

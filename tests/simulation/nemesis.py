@@ -3,7 +3,7 @@
 After the last step the faults stop. What was cut stays cut and what is deaf stays deaf: the daemons have to find out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
@@ -41,6 +41,7 @@ class Nemesis:
             (self.deafen, 4),
             (self.unreachable, 1),
             (self.stale_hello, 3),
+            (self.two_minds, 2 if len(self.world.conductors) > 1 else 0),
             (self.kill_conductor, 3),
             (self.kill_conductor_at_save, 4),
             (self.kill_player, 3),
@@ -57,6 +58,8 @@ class Nemesis:
             (self.put_store_back, 0.4),
             (self.clock, 1),
             (self.disk_full, 1.5),
+            (self.disk_nearly_full, 1),
+            (self.lost_and_then, 1.5),
             (self.disk_slow, 1),
             (self.sync_fails, 1),
             (self.remove, 1.2),
@@ -80,18 +83,21 @@ class Nemesis:
     # ---- work
 
     def submit(self) -> None:
-        world, random = self.world, self.random
-        host = self._host()
-        names = [node.name for node in world.nodes if node.name in world.listed]
-        if host is None or not names:
-            return
-        targets = tuple(random.sample(names, random.randint(1, len(names))))
+        names = [node.name for node in self.world.nodes if node.name in self.world.listed]
+        if names:
+            score = self.random.choices(tuple(SCORES), (4, 4, 1))[0]
+            self._submit(score, self.random.sample(names, self.random.randint(1, len(names))))
+
+    def _submit(self, score: str, names: Sequence[str], lasts: float = 0.0) -> Submission | None:
+        world, random, host = self.world, self.random, self._host()
+        if host is None or not set(names) <= set(world.listed):
+            return None
         token = f"t{len(world.submissions)}"
         ask = Ask(
-            score=random.choices(tuple(SCORES), (4, 4, 1))[0],
-            targets=targets,
+            score=score,
+            targets=tuple(names),
             scope=random.choice((Scope.ALL, Scope.ONE)),
-            params=self._params(token),
+            params=self._params(token) | ({"lasts": str(lasts)} if lasts else {}),
             expire=random.choice((None, None, 4.0, 15.0)),
             request_key=random.choice((None, f"key-{token}")),
         )
@@ -99,6 +105,7 @@ class Nemesis:
         world.submissions.append(submission)
         world.timeline.note("submit {} {}", submission, ask.params)
         world.ask(host, submission)
+        return submission
 
     def _params(self, token: str) -> dict[str, str]:
         random = self.random
@@ -186,6 +193,19 @@ class Nemesis:
             here.process.callLater(leaves, here.abortConnection)  # type: ignore[attr-defined]
 
         port.process.enter(self.network.accept, port, None, connected, node.name)
+
+    def two_minds(self) -> None:
+        """A player goes to another conductor, and the one it has left does not know; both have work for it."""
+        ends = [end for end in self.network.ends if end.open]
+        if not ends:
+            return
+        end = self.random.choice(ends)
+        end.other.deaf_until = inf
+        end.expect("gone")
+        self.world.timeline.run_for(self.random.uniform(0.5, 4))
+        for _ in range(4):
+            self._submit(self.random.choice(("once", "again")), [end.process.name], lasts=self.random.choice((0.0, 0.1)))
+            self.world.timeline.run_for(self.random.uniform(0, 0.6))
 
     # ---- daemons
 
@@ -285,6 +305,33 @@ class Nemesis:
         self.world.timeline.note("the disk of {} is full", daemon.name)
         self.world.timeline.later(self.random.uniform(0.1, 8), self._cure, daemon)
 
+    def disk_nearly_full(self) -> None:
+        node = self._node()
+        node.nearly_full = not node.nearly_full
+
+    def lost_and_then(self) -> None:
+        """A run is lost while its player takes no work: what may run again waits, and something else comes to it."""
+        node = self._node()
+        submission = self._submit("again", [node.name], lasts=20.0)
+        if submission is None:
+            return
+        self.world.timeline.run_for(self.random.uniform(0.1, 2))
+        node.nearly_full = True
+        for end in self.network.ends:
+            if end.process is node.process and end.open:
+                end.expect("gone")
+        self._end_stage(node)
+        self.world.timeline.run_for(self.random.uniform(1, 6))
+        if self.random.random() < 0.5 and len(self.world.listed) > 1 and node.name in self.world.listed:
+            self.world.listed.remove(node.name)
+            self.tell_roster()
+        else:
+            self.random.choice((self.cancel, self.wait))()
+        self.world.timeline.later(self.random.uniform(2, 30), self._some_room, node)
+
+    def _some_room(self, node: Node) -> None:
+        node.nearly_full = False
+
     def _cure(self, daemon: Host | Node) -> None:
         daemon.drive.full = False
 
@@ -309,11 +356,12 @@ class Nemesis:
     def tell_roster(self) -> None:
         world = self.world
         world.timeline.note("the players are {}", world.listed)
+        for node in world.nodes:
+            if node.name not in world.listed:
+                world.fact("removed", node.name)
         for host in world.conductors:
             if host.up:
                 world._at(host, lambda host=host: host.roster.put(tuple(world.listed))).addErrback(world._refused)
-                if len(world.listed) < len(world.nodes):
-                    world.fact("removed", "")
 
     def unlearn(self) -> None:
         """A score goes from a disk, or comes back."""
@@ -329,10 +377,10 @@ class Nemesis:
         world.timeline.note("no more faults")
         world.skew.clear()
         self.network.unreachable.clear()
-        if self.random.random() < 0.7:
+        if self.random.random() < 0.6:
             world.listed = [node.name for node in world.nodes]
         for node in world.nodes:
-            node.off = False
+            node.off = node.nearly_full = False
             node.newest_journal()
             if node.machine.stage is not None:
                 node.machine.stage.kill_at = ""

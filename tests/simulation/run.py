@@ -1,10 +1,12 @@
 """One story from its seed: the world begins, the nemesis rages and rests, and everything has to end well."""
 
 import gc
+from collections import Counter
 from typing import NamedTuple
 
 from twisted.logger import globalLogPublisher
 
+from orchestra.model import State
 from simulation.checker import check, unfinished
 from simulation.nemesis import Nemesis
 from simulation.world import World
@@ -18,9 +20,7 @@ class Story(NamedTuple):
     seed: int
     violations: list[str]
     trace: list[str]
-    tasks: int
-    starts: int
-    facts: int
+    counts: Counter[str]
     lasted: float
 
     def report(self) -> str:
@@ -30,8 +30,8 @@ class Story(NamedTuple):
         return "\n".join(lines)
 
 
-def tell(seed: int) -> Story:
-    """Play a seed."""
+def tell(seed: int, *, keep: bool = False) -> Story:
+    """Play a seed; its trace is kept if a promise is broken, or if asked for."""
     world = World(seed)
     globalLogPublisher.addObserver(world.timeline.hear)
     gc.disable()
@@ -41,10 +41,21 @@ def tell(seed: int) -> Story:
         gc.enable()
         globalLogPublisher.removeObserver(world.timeline.hear)
     violations = [*world.violations, *world.timeline.bugs]
-    trace = world.timeline.trace() if violations else []
-    lasted = world.timeline.now
-    tasks = world.store.execute("SELECT count(*) FROM tasks").fetchone()[0]
-    return Story(seed, violations, trace, tasks, len(world.starts), len(world.facts), lasted)
+    trace = world.timeline.trace() if violations or keep else []
+    return Story(seed, violations, trace, _counts(world), world.timeline.now)
+
+
+def _counts(world: World) -> Counter[str]:
+    """What there was in the story, so that one can see whether stories are rich."""
+    counts = Counter({"tasks": 0, "starts": len(world.starts)})
+    for state, attempt in world.store.execute("SELECT state, attempt FROM tasks").fetchall():
+        counts["tasks"] += 1
+        counts[State(state).label] += 1
+        counts["tried again"] += attempt > 1
+    for reason, many in world.store.execute("SELECT reason, count(*) FROM tasks WHERE state = 9 GROUP BY 1").fetchall():
+        counts[f"lost: {reason}"] += many
+    counts.update(f"fault: {what}" for _, what, _ in world.facts)
+    return counts
 
 
 def _play(world: World) -> None:

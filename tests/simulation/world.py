@@ -131,7 +131,7 @@ class SimPlayer(Player):
     node: "Node"
 
     def _disk_trouble(self) -> str:
-        return "the disk is nearly full" if self.node.drive.full else ""
+        return "the disk is nearly full" if self.node.drive.full or self.node.nearly_full else ""
 
 
 class Node:
@@ -150,6 +150,7 @@ class Node:
         self.process: Process | None = None
         self.player: SimPlayer
         self.off = False  # the machine has no power
+        self.nearly_full = False  # its disk: it takes no work, and goes on with what it has
 
     def _new_journal(self) -> Connection:
         identity = f"{self.name}-journal-{len(self.journals)}"
@@ -334,7 +335,7 @@ class World:
         self.submissions: list[Submission] = []
         self.seen: dict[tuple[int, int, int], str] = {}  # (era, job, task): the outcome a client has seen
         self.logs: dict[tuple[int, int], list[Any]] = {}  # (era, job): the events a client has seen
-        self.denied: set[tuple[str, str]] = set()  # (token, player): cancelled there
+        self.denied: dict[tuple[str, str], int] = {}  # (token, player): cancelled there, after so many attempts
         self.conductors = [Host(self, name) for name in ("c1", "c2")[: 2 if random.random() < 0.2 else 1]]
         self.nodes = [self._node(name) for name in ("p1", "p2", "p3")[: random.choice((1, 2, 2, 3))]]
         self.listed = [node.name for node in self.nodes]
@@ -461,7 +462,8 @@ class World:
 
         def done(_: Any) -> None:
             if era == self.era and submission.ask.scope is Scope.ONE:
-                self.denied |= {(submission.token, name) for name in names}
+                [attempts] = self.store.execute("SELECT attempt FROM tasks WHERE job_id = ?", (job,)).fetchone()
+                self.denied |= {(submission.token, name): attempts for name in names}
                 self.timeline.note("cancelled: {} on {}", submission, names or "all")
 
         self._at(host, lambda: host.desk.cancel(ANNE, job, names)).addCallbacks(done, self._refused)
