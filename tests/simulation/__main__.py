@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="the whole trace of a failing seed, not its end only")
     parser.add_argument("--counts", action="store_true", help="what there was in the stories")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="a bug to be found")
+    parser.add_argument("--favour", nargs="*", default=[], metavar="STEP", help="steps of the nemesis to take often")
     chosen = parser.parse_args()
     globalLogBeginner.beginLoggingTo((), redirectStandardIO=False)  # the trace has it all
     with plant(chosen.plant) if chosen.plant else nullcontext():
@@ -29,7 +30,7 @@ def main() -> int:
 def _tell_all(chosen: argparse.Namespace) -> int:
     began, counts, bad = time.monotonic(), Counter[str](), []
     for seed in range(chosen.seed, chosen.seed + chosen.seeds):
-        story = tell(seed)
+        story = tell(seed, favour=chosen.favour)
         counts.update(story.counts)
         if story.violations:
             bad.append(seed)
@@ -40,7 +41,9 @@ def _tell_all(chosen: argparse.Namespace) -> int:
     for what, many in counts.most_common() if chosen.counts else ():
         print(f"{many:8} {what}")
     told, seconds = seed - chosen.seed + 1, time.monotonic() - began
-    print(f"{told} seeds, {counts['tasks']} tasks, {counts['starts']} starts, {seconds:.1f} s; violations: {bad or 'none'}")
+    print(
+        f"{told} seeds, {counts['tasks']} tasks, {counts['starts']} starts, {seconds:.1f} s; violations: {bad or 'none'}"
+    )
     return 1 if bad else 0
 
 

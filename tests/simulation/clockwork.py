@@ -112,8 +112,9 @@ class Process:
         clock = self.timeline.clock
         if not self.alive:
             return DelayedCall(0, func, args, kwargs, lambda _: None, lambda _: None, clock.seconds)
-        wait = max(delay, self.asleep_until - clock.rightNow)
-        return clock.callLater(wait, self.enter, func, *args, **kwargs)
+        if clock.rightNow + delay < self.asleep_until:
+            delay = self._awake()
+        return clock.callLater(delay, self.enter, func, *args, **kwargs)
 
     def connectUNIX(self, path: str, factory: Any, timeout: float = 30, checkPID: int = 0) -> None:
         self._network.dial_stage(self, path, factory)
@@ -142,13 +143,16 @@ class Process:
         return [call for call in self.timeline.clock.calls if getattr(call.func, "__self__", None) is self]
 
     def pause(self, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT later: what was due meanwhile happens then, in its order."""
+        """SIGSTOP, and SIGCONT later: what was due meanwhile happens then, in any order that its connections allow."""
         self.timeline.note("{} is paused for {:.1f} s", self.name, seconds)
         self.asleep_until = max(self.asleep_until, self.seconds() + seconds)
         for call in self._own_calls():
             if call.getTime() < self.asleep_until:
-                call.reset(self.asleep_until - self.seconds())
+                call.reset(self._awake())
         self.timeline.clock.in_order()
+
+    def _awake(self) -> float:
+        return self.asleep_until - self.seconds() + 0.002 * self.timeline.random.random()
 
     def kill(self, *, power: bool = False) -> None:
         """It is gone, now. With ``power`` nobody is told by its kernel either."""

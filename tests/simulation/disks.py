@@ -79,7 +79,7 @@ class Drive:
         self.full = False
         self.fails = False  # the next sync does
         self.slow = 0.0
-        self.kill_at: tuple[int, bool] | None = None  # so many commits from now; before it, or after it
+        self.kill_at: list[tuple[int, bool]] = []  # so many commits from now, before it or after it; and once more …
         self.commits = 0
 
 
@@ -172,14 +172,15 @@ class Writer:
         return [(done, _failure(self._failed)) for _, done in group]
 
     def _maybe_die(self, *, after: bool) -> None:
-        armed = self._drive.kill_at
-        if armed is None or armed[1] is not after:
+        plans = self._drive.kill_at
+        if not plans or plans[0][1] is not after:
             return
-        self._drive.kill_at = (armed[0] - 1, after)
-        if armed[0] <= 0:
-            self._drive.kill_at = None
-            self._process.kill()
-            raise Killed
+        if plans[0][0] > 0:
+            plans[0] = plans[0][0] - 1, after
+            return
+        del plans[0]
+        self._process.kill()
+        raise Killed
 
     def _tell(self, results: Any) -> None:
         _resolve(results)

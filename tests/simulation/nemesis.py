@@ -5,7 +5,7 @@ After the last step the faults stop. What was cut stays cut and what is deaf sta
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from orchestra.model import Ask, Scope
 from simulation.network import Network
@@ -17,14 +17,24 @@ HOUR: Final = 3_600_000
 class Nemesis:
     """Draws steps for one world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, favour: Sequence[str] = ()) -> None:
+        """``favour``: steps to be taken more often than chance would."""
         self.world = world
         self.random = world.timeline.random
         self.network: Network = world.network
-        self.steps = self.random.randint(20, 60)
+        self.steps = self.random.randint(20, 50)
         mild = self.random.random() < 0.15  # some stories have only work and cancels
-        self._weighed = [(do, weight) for do, weight in self._choices() if not mild or do in self._work]
+        choices = [
+            (do, weight) for do, weight in self._choices() if not mild or do in self._work or do.__name__ in favour
+        ]
+        # every story has its own kinds of trouble, more of one and less of another: rare ones meet that way
+        self._weighed = [(do, weight * self._mood(do)) for do, weight in choices]
+        self._weighed += [(do, 12.0) for do, _ in choices if do.__name__ in favour]
+        self._for_good = False  # who is removed stays so
         self._gap = self.random.choice((0.02, 0.2, 0.2, 1.0))
+
+    def _mood(self, do: Callable[[], None]) -> float:
+        return self.random.choice((0, 0.5, 1, 1, 3)) if do not in self._work else 1.0
 
     @property
     def _work(self) -> tuple[Callable[[], None], ...]:
@@ -49,6 +59,7 @@ class Nemesis:
             (self.kill_stage, 2),
             (self.kill_stage_at_point, 4),
             (self.kill_player_and_stage, 1),
+            (self.new_player_while_the_stage_sleeps, 1),
             (self.stop_politely, 2),
             (self.power, 2),
             (self.pause, 3),
@@ -88,7 +99,7 @@ class Nemesis:
             score = self.random.choices(tuple(SCORES), (4, 4, 1))[0]
             self._submit(score, self.random.sample(names, self.random.randint(1, len(names))))
 
-    def _submit(self, score: str, names: Sequence[str], lasts: float = 0.0) -> Submission | None:
+    def _submit(self, score: str, names: Sequence[str], lasts: float = 0.0, **more: Any) -> Submission | None:
         world, random, host = self.world, self.random, self._host()
         if host is None or not set(names) <= set(world.listed):
             return None
@@ -98,7 +109,7 @@ class Nemesis:
             targets=tuple(names),
             scope=random.choice((Scope.ALL, Scope.ONE)),
             params=self._params(token) | ({"lasts": str(lasts)} if lasts else {}),
-            expire=random.choice((None, None, 4.0, 15.0)),
+            expire=more.get("expire", random.choice((None, None, 4.0, 15.0))),
             request_key=random.choice((None, f"key-{token}")),
         )
         submission = Submission(token, ask, host.name)
@@ -146,7 +157,7 @@ class Nemesis:
             self.world.look(host, self.random.choice(self.world.submissions))
 
     def wait(self) -> None:
-        self.world.timeline.run_for(self.random.uniform(0.5, 12))
+        self.world.timeline.run_for(self.random.uniform(0.3, 6))
 
     # ---- the network
 
@@ -204,7 +215,9 @@ class Nemesis:
         end.expect("gone")
         self.world.timeline.run_for(self.random.uniform(0.5, 4))
         for _ in range(4):
-            self._submit(self.random.choice(("once", "again")), [end.process.name], lasts=self.random.choice((0.0, 0.1)))
+            self._submit(
+                self.random.choice(("once", "again")), [end.process.name], lasts=self.random.choice((0.0, 0.1))
+            )
             self.world.timeline.run_for(self.random.uniform(0, 0.6))
 
     # ---- daemons
@@ -215,8 +228,10 @@ class Nemesis:
     def kill_conductor_at_save(self) -> None:
         self.random.choice(self.world.conductors).drive.kill_at = self._soon()
 
-    def _soon(self) -> tuple[int, bool]:
-        return self.random.choice((0, 0, 1, 2, 5)), self.random.random() < 0.6
+    def _soon(self) -> list[tuple[int, bool]]:
+        """Once, or again in its next lives."""
+        times = self.random.choice((1, 1, 2, 4))
+        return [(self.random.choice((0, 0, 1, 2, 5)), self.random.random() < 0.6) for _ in range(times)]
 
     def kill_player(self) -> None:
         self._node().kill()
@@ -242,6 +257,17 @@ class Nemesis:
         node = self._node()
         node.kill()
         self._end_stage(node)
+
+    def new_player_while_the_stage_sleeps(self) -> None:
+        """What the old one had asked for and what the new one asks wait side by side."""
+        node = self._node()
+        if node.machine.stage is None or not node.stage_up:
+            return
+        node.machine.stage.process.pause(self.random.uniform(1, 4))
+        self._submit(self.random.choice(("once", "again")), [node.name])
+        self.world.timeline.run_for(self.random.uniform(0.01, 0.5))
+        node.kill()
+        node.start()
 
     def stop_politely(self) -> None:
         """systemctl stop; and its start later."""
@@ -312,7 +338,7 @@ class Nemesis:
     def lost_and_then(self) -> None:
         """A run is lost while its player takes no work: what may run again waits, and something else comes to it."""
         node = self._node()
-        submission = self._submit("again", [node.name], lasts=20.0)
+        submission = self._submit("again", [node.name], lasts=20.0, expire=self.random.choice((None, None, 15.0)))
         if submission is None:
             return
         self.world.timeline.run_for(self.random.uniform(0.1, 2))
@@ -325,6 +351,7 @@ class Nemesis:
         if self.random.random() < 0.5 and len(self.world.listed) > 1 and node.name in self.world.listed:
             self.world.listed.remove(node.name)
             self.tell_roster()
+            self._for_good = True
         else:
             self.random.choice((self.cancel, self.wait))()
         self.world.timeline.later(self.random.uniform(2, 30), self._some_room, node)
@@ -347,10 +374,10 @@ class Nemesis:
     def remove(self) -> None:
         """A player is removed, or the removed are back."""
         world = self.world
-        if len(world.listed) < len(world.nodes):
+        if len(world.listed) < len(world.nodes) and not self._for_good:
             world.listed = [node.name for node in world.nodes]
-        elif len(world.nodes) > 1:
-            world.listed.remove(self._node().name)
+        elif len(world.listed) > 1:
+            world.listed.remove(self.random.choice(world.listed))
         self.tell_roster()
 
     def tell_roster(self) -> None:
@@ -375,7 +402,7 @@ class Nemesis:
         world.timeline.note("no more faults")
         world.skew.clear()
         self.network.unreachable.clear()
-        if self.random.random() < 0.6:
+        if self.random.random() < 0.6 and not self._for_good:
             world.listed = [node.name for node in world.nodes]
         for node in world.nodes:
             node.off = node.nearly_full = False
@@ -384,7 +411,7 @@ class Nemesis:
                 node.machine.stage.kill_at = ""
         for daemon in (*world.conductors, *world.nodes):
             daemon.drive.full = daemon.drive.fails = False
-            daemon.drive.slow, daemon.drive.kill_at = 0.0, None
+            daemon.drive.slow, daemon.drive.kill_at = 0.0, []
         self.tell_roster()
 
 

@@ -45,6 +45,7 @@ class End:
         self.shown = shown  # the certificate of the far end
         self.open = True
         self.leaving = False
+        self.bare = False  # without TLS
         self.deaf_until = 0.0  # nothing arrives here before
         self._arriving: deque[tuple[str, bytes]] = deque()
         self._last_due = 0.0
@@ -117,7 +118,8 @@ class End:
             getattr(self, f"_{kind}")(data)
 
     def _data(self, data: bytes) -> None:
-        self.protocol.dataReceived(data)
+        if not (self.leaving and self.bare):  # a bare socket that is being closed is read no more; TLS is
+            self.protocol.dataReceived(data)
 
     def _hand(self, _: bytes) -> None:
         self.protocol.handshakeCompleted()
@@ -219,6 +221,7 @@ class Network:
             factory.clientConnectionFailed(None, Failure(error.ConnectionRefusedError()))
             return
         here, there = End(self, process, process.host), End(self, stage.process, path)
+        here.bare = there.bare = True
         self._pair(here, there)
         there.protocol = stage.accepted(there)
         here.protocol = factory.buildProtocol(None)

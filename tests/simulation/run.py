@@ -2,6 +2,7 @@
 
 import gc
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from twisted.logger import globalLogPublisher
@@ -30,13 +31,13 @@ class Story(NamedTuple):
         return "\n".join(lines)
 
 
-def tell(seed: int, *, keep: bool = False) -> Story:
-    """Play a seed; its trace is kept if a promise is broken, or if asked for."""
+def tell(seed: int, *, keep: bool = False, favour: Sequence[str] = ()) -> Story:
+    """Play a seed; its trace is kept if a promise is broken, or if asked for. ``favour``: steps that come often."""
     world = World(seed)
     globalLogPublisher.addObserver(world.timeline.hear)
     gc.disable()
     try:
-        _play(world)
+        _play(world, favour)
     finally:
         gc.enable()
         globalLogPublisher.removeObserver(world.timeline.hear)
@@ -58,14 +59,14 @@ def _counts(world: World) -> Counter[str]:
     return counts
 
 
-def _play(world: World) -> None:
+def _play(world: World, favour: Sequence[str]) -> None:
     timeline = world.timeline
     world.start_everything()
     world.supervise()
     if len(world.conductors) > 1:
         world.poll()
     timeline.run_for(timeline.random.choice((0.0, 1.0, 6.0)))
-    nemesis = Nemesis(world)
+    nemesis = Nemesis(world, favour)
     nemesis.rage()
     nemesis.rest()
     _wait(world)

@@ -36,7 +36,7 @@ from simulation.network import Network
 
 EPOCH: Final = 1_780_000_000_000  # the wall clock at the beginning, milliseconds
 EXPIRE: Final = 60_000
-BEAT: Final = 2.0
+BEAT: Final = 4.0
 REMOVAL_GRACE: Final = 8_000
 ANNE: Final = Asker(name="anne", uid=1000)
 SCORES: Final = {"once": False, "again": True, "rare": False}
@@ -410,7 +410,7 @@ class World:
             if down and self.timeline.chance(0.5):
                 daemon.start()
         self.tell_rosters()
-        self.timeline.later(0.7, self.supervise)
+        self.timeline.later(1.0, self.supervise)
 
     def tell_rosters(self) -> None:
         """Have every conductor read the list of players that has not, as an operator does until it is taken."""
