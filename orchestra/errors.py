@@ -231,6 +231,13 @@ class NoPlayer(OrchestraError):
     status = EX_UNAVAILABLE
 
 
+class NotAsked(OrchestraError):
+    """This would cancel {what}. Without a terminal nobody can be asked: say --yes if that is meant; nothing was
+    cancelled."""
+
+    status = EX_USAGE
+
+
 class Unreadable(OrchestraError):
     """The conductor's answer to {what} cannot be read, {problem}; conductor and command are of different releases."""
 

@@ -1,4 +1,4 @@
-"""The operator's commands: cancel, players, scores, about, reload."""
+"""The operator's commands: players, scores, about, reload."""
 
 import os
 from collections import defaultdict
@@ -17,38 +17,15 @@ from orchestra.cli.session import (
     reaching,
     talk,
 )
+from orchestra.core import explain
+from orchestra.core.brake import Brake
 from orchestra.errors import EX_CONFIG, NoConductor, NoPlayer
-from orchestra.model import Catalogue, PlayerView, ScoreEntry
+from orchestra.model import Catalogue, Hold, PlayerView, ScoreEntry
 
 if TYPE_CHECKING:
     from orchestra.audience.client import Orchestra
 
 DIGEST_SHOWN = 12
-
-
-@click.command("cancel", context_settings=SETTINGS)
-@click.argument("job", type=click.IntRange(1))
-@click.argument("hosts", nargs=-1, metavar="[HOST…]")
-@as_json
-@reaching
-def cancel(job: int, hosts: tuple[str, ...], as_json: bool, socket: str | None, config: str) -> int:
-    """Cancel JOB, or its part on some HOSTs. What runs is killed; 'getstatus JOB' says when that is done."""
-    done = talk(conductor_socket(socket, config), lambda conductor: conductor.cancel(job, hosts))
-    if as_json:
-        print_json(done)
-        return 0
-    parts = [
-        f"{many} {what}"
-        for many, what in (
-            (done.cancelled, "cancelled"),
-            (done.cancelling, "being cancelled"),
-            (done.lost, "lost: an earlier attempt may have run"),
-            (done.ended, "had ended before"),
-        )
-        if many
-    ]
-    say(f"job {job}: {', '.join(parts) or 'nothing to cancel'}")
-    return 0
 
 
 @click.command("players", context_settings=SETTINGS)
@@ -76,7 +53,8 @@ def _player_row(player: PlayerView) -> Sequence[str]:
     numbers = (player.slots, player.open_runs, player.pending, player.scores)
     slots, runs, pending, scores = ("" if number is None else str(number) for number in numbers)
     since = when(player.since)
-    return player.name, player.status, since, player.version, player.address, slots, runs, pending, scores, player.note
+    note = "; ".join(part for part in (player.held, player.note) if part)
+    return player.name, player.status, since, player.version, player.address, slots, runs, pending, scores, note
 
 
 @click.command("scores", context_settings=SETTINGS)
@@ -85,9 +63,13 @@ def _player_row(player: PlayerView) -> Sequence[str]:
 @reaching
 def scores(names: tuple[str, ...], as_json: bool, socket: str | None, config: str) -> int:
     """List the scores that all players have, or these HOSTs. A score that differs between them has several lines."""
-    found = talk(conductor_socket(socket, config), lambda conductor: conductor.catalogues(names))
+
+    async def work(conductor: "Orchestra") -> tuple[Catalogues, Sequence[Hold]]:
+        return await conductor.catalogues(names), await conductor.holds()
+
+    found, holds = talk(conductor_socket(socket, config), work)
     if as_json:
-        print_json([{"catalogue": _named(catalogue), "players": players} for catalogue, players in found])
+        print_json([{"catalogue": _named(catalogue, holds), "players": players} for catalogue, players in found])
         return 0
     rows = list(score_rows(found))
     if rows:
@@ -96,6 +78,8 @@ def scores(names: tuple[str, ...], as_json: bool, socket: str | None, config: st
         tell("no scores are known; 'orchestra players' shows who is there")
     for name, reason, many in refused_rows(found):
         tell(f"{safe(name)}: not run on {many} player{'s' if many > 1 else ''}: {safe(reason)}")
+    for hold in holds:
+        tell(safe(explain.held(hold)))
     return 0
 
 
@@ -123,12 +107,18 @@ def refused_rows(found: Catalogues) -> list[tuple[str, str, int]]:
     return [(name, reason, number) for (name, reason), number in sorted(many.items())]
 
 
-def _named(catalogue: Catalogue) -> dict[str, object]:
+def _named(catalogue: Catalogue, holds: Sequence[Hold]) -> dict[str, object]:
+    brake = Brake(holds)
     return {
         "digest": catalogue.digest,
-        "scores": [{name: getattr(entry, name) for name in entry.__struct_fields__} for entry in catalogue.scores],
+        "scores": [_entry(entry, brake.of_score(entry.name)) for entry in catalogue.scores],
         "refused": [{"name": refused.name, "reason": refused.reason} for refused in catalogue.refused],
     }
+
+
+def _entry(entry: ScoreEntry, hold: Hold | None) -> dict[str, object]:
+    fields: dict[str, object] = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    return fields | {"held": explain.held(hold) if hold else ""}
 
 
 @click.command("about", context_settings=SETTINGS)
@@ -143,6 +133,8 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
     say(f"conductor {safe(found.version)}, running since {when(found.started_at)}")
     say(f"{found.players} players, {found.online} online")
     say(f"{found.pending} tasks pending, {found.dispatched} dispatched")
+    for hold in found.holds:
+        say(safe(explain.held(hold)))
     return 0
 
 

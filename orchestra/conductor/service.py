@@ -31,7 +31,7 @@ from orchestra.store.saver import Saver
 BACKLOG: Final = 4096
 GIVE_UP_EVERY: Final = 30.0
 FILES_EVERY: Final = 60.0
-WARN_EVERY: Final = 24 * 3_600_000  # milliseconds between two warnings of what will expire
+WARN_EVERY: Final = 86_400.0  # between two warnings of what will expire
 
 
 class Store(Service):
@@ -118,7 +118,7 @@ class Conductor(Service):
         self._fail = fail
         self.seat: Service | None = None
         self._reloading = DeferredLock()
-        self._warned_at = 0
+        self._warned_at: float | None = None
         self._ports: list[IListeningPort] = []
         self._loops: list[LoopingCall] = []
         self.addresses: list[tuple[str, int]] = []
@@ -133,6 +133,7 @@ class Conductor(Service):
     async def _open(self) -> None:
         await self._roster.begin(self._names)
         await self._roster.learn_catalogues()
+        await self._dispatch.learn_holds()
         chosen = self._settings
         limits = Limits(
             handshake=chosen.handshake_timeout / 1000,
@@ -228,9 +229,10 @@ class Conductor(Service):
 
     async def _watch_files(self) -> None:
         ours = self._tls.credentials
-        if self._now() - self._warned_at >= WARN_EVERY:
-            self._warned_at = self._now()
-            for warning in ours.warnings(self._warned_at):
+        seconds = self._reactor.seconds()  # a clock that was put back must not keep a warning away
+        if self._warned_at is None or seconds - self._warned_at >= WARN_EVERY:
+            self._warned_at = seconds
+            for warning in ours.warnings(self._now()):
                 self.log.warn("{warning}", warning=warning)
         if ours.stale():
             changed = self._reload_credentials(self._settings)
