@@ -34,7 +34,9 @@ COMMANDS: Final = {
     "holds": Mounted("orchestra.cli.brake:holds", "List what is held, by whom and why."),
     "jobs": Mounted("orchestra.cli.status:jobs", "List jobs, newest first."),
     "players": Mounted("orchestra.cli.operate:players", "List players: who is there, who is not."),
-    "player": Mounted("orchestra.cli.operate:player", "What concerns one player: forgive."),
+    "player": Mounted(
+        "orchestra.cli.node:player", "On a node: status, drain, undrain, kill; on the conductor: forgive."
+    ),
     "scores": Mounted("orchestra.cli.operate:scores", "List the scores that players have."),
     "about": Mounted("orchestra.cli.operate:about", "The conductor in a few numbers."),
     "reload": Mounted("orchestra.cli.operate:reload", "Have a daemon read its files again; say what changed."),

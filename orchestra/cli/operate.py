@@ -16,10 +16,11 @@ from orchestra.cli.session import (
     player_socket,
     reaching,
     talk,
+    talk_to_player,
 )
 from orchestra.core import explain
 from orchestra.core.brake import Brake
-from orchestra.errors import EX_CONFIG, NoConductor, NoPlayer
+from orchestra.errors import EX_CONFIG
 from orchestra.model import Catalogue, Hold, PlayerView, ScoreEntry
 
 if TYPE_CHECKING:
@@ -145,7 +146,11 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
 @click.option("--config", envvar="ORCHESTRA_CONFIG", default="/etc/orchestra", metavar="DIR", help="Its configuration.")
 def reload(daemon: str, as_json: bool, socket: str | None, config: str) -> int:
     """Have this machine's conductor or player read its files again, as SIGHUP does; wait, and say what changed."""
-    done = _reload_player(player_socket(socket, config)) if daemon == "player" else _reload_conductor(socket, config)
+    done = (
+        _reload_player(player_socket(socket, config), config)
+        if daemon == "player"
+        else _reload_conductor(socket, config)
+    )
     if as_json:
         print_json(done)
     else:
@@ -163,23 +168,5 @@ def _reload_conductor(socket: str | None, config: str) -> Reloaded:
     return talk(path, lambda conductor: conductor.reload())
 
 
-def _reload_player(path: str) -> Reloaded:
-    try:
-        return talk(path, lambda player: player.reload())
-    except NoConductor as error:
-        raise NoPlayer(**error.fields) from None
-
-
-@click.group("player", context_settings=SETTINGS)
-def player() -> None:
-    """What concerns one player."""
-
-
-@player.command("forgive", context_settings=SETTINGS)
-@click.argument("name", metavar="HOST")
-@reaching
-def forgive(name: str, socket: str | None, config: str) -> int:
-    """Accept HOST with a journal that a newer one had replaced. What was open with either stays lost."""
-    many = talk(conductor_socket(socket, config), lambda conductor: conductor.forgive(name))
-    say(f"{name}: {many} retired {'journal is' if many == 1 else 'journals are'} accepted again")
-    return 0
+def _reload_player(path: str, config: str) -> Reloaded:
+    return talk_to_player(path, config, lambda player: player.reload())

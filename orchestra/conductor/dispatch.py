@@ -362,9 +362,8 @@ class Dispatch:
                 "{player}: job {job}: {words}", player=session.name, job=run.job, task=run.task, words=run.alarm
             )
         player, epoch, owner, now = session.player, session.epoch, self._owner, self._now()
-        self._feed.touched(
-            await self._writer.write(lambda cursor: statements.alarm(cursor, player, epoch, owner, runs, now))
-        )
+        jobs = await self._writer.write(lambda cursor: statements.alarm(cursor, player, epoch, owner, runs, now))
+        self._feed.touched(jobs, ())
 
     # ---- the brake
 
