@@ -18,6 +18,14 @@ import orchestra.player.stage
 from orchestra.player.frames import MOST_TO_PLAYER, Frames, encode
 
 PATIENCE = 20.0
+IMPATIENT = """\
+import sys
+sys.path.append({house!r})
+from orchestra.player import running, stage
+running.UNKILLABLE_AFTER = {seconds}
+sys.exit(stage.main(sys.argv[1:]))
+"""
+"""A stage that raises its alarm sooner."""
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -198,3 +206,10 @@ def python_for_all() -> str:
         except (OSError, subprocess.CalledProcessError):
             continue
     return pytest.skip("no Python that another user could run")
+
+
+def impatient(command: list[str], seconds: float) -> list[str]:
+    """The same stage, with less patience."""
+    house = str(Path(orchestra.player.stage.__file__).parents[2])
+    program = next(n for n, word in enumerate(command) if word.endswith("stage.py"))
+    return [*command[:program], "-c", IMPATIENT.format(house=house, seconds=seconds), *command[program + 1 :]]

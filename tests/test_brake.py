@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from conftest import Command, log_of, until_logged
 from outside import OutsideOrchestra
+from stagehand import impatient
 
+from orchestra import settings
 from orchestra.audience.client import Ask, Scope
 from orchestra.cli.theatre import Theatre, wait_until
 from orchestra.model import Braking, Choice, State, TaskView
+from orchestra.player.backstage import stage_command
 
 GATE = """\
 #!/bin/sh
@@ -370,3 +373,22 @@ def test_a_timeout_is_kept_while_the_player_is_down(theatre: Theatre, orchestra:
     assert ended.signal == signal.SIGKILL
     assert "timeout of 1s" in ended.reason
     assert State.KILLED.label == ended.state
+
+
+def test_an_alarm_reaches_the_history_of_its_job(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
+    """From a stage that waits five milliseconds after SIGKILL, where others wait ten seconds."""
+    chosen = settings.player(str(theatre.home / "c"))
+    os.makedirs(chosen.state)
+    command = impatient(stage_command(sys.executable, chosen, os.geteuid()), 0.005)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as stage:
+        try:
+            wait_until(lambda: Path(chosen.stage).exists(), "the stage", Path())
+            theatre.start_player("c")
+            job = submit(orchestra, "late", "c")
+            assert orchestra.wait(job, timeout=30).counts == {"killed": 1}
+            events = list(orchestra.events(job))
+            assert [event.kind for event in events] == ["submitted", "dispatched", "unkillable", "killed", "ended"]
+            assert "after SIGKILL" in events[2].detail
+        finally:
+            theatre.stop("c")
+            stage.terminate()

@@ -105,7 +105,7 @@ def _reach(reach: Reach) -> str:
 def _stage(stage: StageSeen) -> str:
     if stage.problem:
         return f"not there: {safe(stage.problem)}"
-    return f"pid {stage.pid}, speaks version {safe(stage.version)}, at {safe(stage.socket)}"
+    return f"{safe(stage.version)}, pid {stage.pid}, at {safe(stage.socket)}"
 
 
 def _row(run: NodeRun) -> Sequence[str]:

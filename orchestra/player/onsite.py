@@ -86,7 +86,7 @@ def stage(backstage: Backstage, standing: Standing | None, problem: str) -> Stag
     """The stage, or why there is none."""
     if standing is None or not backstage.up:
         return StageSeen(socket=backstage.socket, problem=problem)
-    return StageSeen(socket=backstage.socket, pid=standing.pid, version=standing.version)
+    return StageSeen(socket=backstage.socket, pid=standing.pid, version=standing.program)
 
 
 def reach(found: Reach, connected_at: int | None) -> Reach:

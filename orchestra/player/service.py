@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
@@ -272,6 +273,7 @@ class Player(Service):
         if reason:
             self.log.error("the stage is still {program}: {reason}", program=program, reason=reason)
         else:
+            self._standing = self._standing and replace(self._standing, program=program)
             self.log.info("the stage is {program} now", program=program)
 
     def _start(self, entry: JournalEntry) -> None:
