@@ -23,6 +23,7 @@ import sys
 sys.path.append({house!r})
 from orchestra.player import running, stage
 running.UNKILLABLE_AFTER = {seconds}
+{more}
 sys.exit(stage.main(sys.argv[1:]))
 """
 """A stage that raises its alarm sooner."""
@@ -208,8 +209,18 @@ def python_for_all() -> str:
     return pytest.skip("no Python that another user could run")
 
 
-def impatient(command: list[str], seconds: float) -> list[str]:
-    """The same stage, with less patience."""
+NO_SIGKILL = """
+import os, signal
+def unheard(send):
+    return lambda whom, number: None if number == signal.SIGKILL else send(whom, number)
+os.killpg, signal.pidfd_send_signal = unheard(os.killpg), unheard(signal.pidfd_send_signal)
+"""
+"""A kernel that lets nobody be killed, as one that waits for a dead disk does."""
+
+
+def impatient(command: list[str], seconds: float, more: str = "") -> list[str]:
+    """The same stage, with less patience; ``more``: and upon another kernel."""
     house = str(Path(orchestra.player.stage.__file__).parents[2])
     program = next(n for n, word in enumerate(command) if word.endswith("stage.py"))
-    return [*command[:program], "-c", IMPATIENT.format(house=house, seconds=seconds), *command[program + 1 :]]
+    text = IMPATIENT.format(house=house, seconds=seconds, more=more)
+    return [*command[:program], "-c", text, *command[program + 1 :]]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Command, log_of, until_logged
 from outside import OutsideOrchestra
-from stagehand import impatient
+from stagehand import NO_SIGKILL, end, impatient
 
 from orchestra import settings
 from orchestra.audience.client import Ask, Scope
@@ -283,6 +283,7 @@ def test_a_drained_player_takes_no_more_work_and_says_so(
     assert done.stdout == "drained; 1 run is still going on\n" or "2 runs are" in done.stdout
     wait_until(lambda: orchestra.job(queued).counts == {"pending": 1}, "its return", theatre.home / "log" / "a.log")
     wait_until(lambda: "drained on" in command("orchestra", "players", "a").stdout, "its note", Path())
+    assert [event.kind for event in orchestra.events(queued)] == ["submitted", "dispatched", "pending"]
     why = task(orchestra, queued).why
     assert "takes no work: drained on" in why
     assert "new kernel" in why
@@ -298,6 +299,26 @@ def test_a_drained_player_takes_no_more_work_and_says_so(
     assert on_site("undrain").stdout == "takes work again\n"
     assert orchestra.wait(queued, timeout=20).verdict == "ok"
     assert on_site("undrain").stdout == "it was not drained\n"
+
+
+def test_a_player_that_died_as_it_was_drained_starts_nothing(
+    theatre: Theatre, orchestra: OutsideOrchestra, on_site: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    """The marker is on disk, its journal knows nothing of it yet: what it had accepted goes back all the same."""
+    running = submit(orchestra, "narrow", "a", gate="never")
+    until_running(theatre, running)
+    queued = submit(orchestra, "narrow", "a", gate="never")
+    wait_until(lambda: orchestra.job(queued).counts == {"dispatched": 1}, "the second run", Path())
+    theatre.kill("a")
+    (theatre.home / "a" / "state" / "drained").write_text("so to say")
+    theatre.start_player("a")
+    wait_until(lambda: orchestra.job(queued).counts == {"pending": 1}, "its return", theatre.home / "log" / "a.log")
+    orchestra.cancel(running)
+    assert orchestra.wait(running, timeout=20).counts == {"killed": 1}
+    assert "cannot be read" in on_site("status").stdout
+    assert orchestra.job(queued).counts == {"pending": 1}
+    on_site("undrain")
+    until_running(theatre, queued)
 
 
 def test_a_run_is_killed_on_its_node_without_a_conductor(
@@ -375,20 +396,40 @@ def test_a_timeout_is_kept_while_the_player_is_down(theatre: Theatre, orchestra:
     assert State.KILLED.label == ended.state
 
 
-def test_an_alarm_reaches_the_history_of_its_job(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
-    """From a stage that waits five milliseconds after SIGKILL, where others wait ten seconds."""
+def test_an_alarm_reaches_the_history_of_its_job(
+    theatre: Theatre, orchestra: OutsideOrchestra, on_site: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    """And the reason that a status shows; also when the conductor was away as it was raised. The run goes on to count
+    as running until it is gone."""
     chosen = settings.player(str(theatre.home / "c"))
     os.makedirs(chosen.state)
-    command = impatient(stage_command(sys.executable, chosen, os.geteuid()), 0.005)
+    command = impatient(stage_command(sys.executable, chosen, os.geteuid()), 0.1, NO_SIGKILL)
+
+    def alarmed() -> list[dict[str, object]]:
+        found = json.loads(on_site("status", "--json", player="c").stdout)
+        return [run for run in found["runs"] if run["alarm"]]
+
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as stage:
         try:
             wait_until(lambda: Path(chosen.stage).exists(), "the stage", Path())
             theatre.start_player("c")
-            job = submit(orchestra, "late", "c")
-            assert orchestra.wait(job, timeout=30).counts == {"killed": 1}
-            events = list(orchestra.events(job))
-            assert [event.kind for event in events] == ["submitted", "dispatched", "unkillable", "killed", "ended"]
-            assert "after SIGKILL" in events[2].detail
+            first = submit(orchestra, "late", "c")
+            wait_until(lambda: task(orchestra, first).reason, "the alarm", theatre.home / "log" / "c.log")
+            assert "after SIGKILL" in task(orchestra, first).why
+            end(alarmed()[0]["pid"])  # type: ignore[arg-type]
+            assert orchestra.wait(first, timeout=20).counts == {"killed": 1}
+            assert "timeout" in task(orchestra, first).reason
+            second = submit(orchestra, "late", "c")
+            wait_until(lambda: orchestra.job(second).counts == {"dispatched": 1}, "the second run", Path())
+            theatre.kill("conductor")
+            wait_until(alarmed, "the second alarm", theatre.home / "log" / "c.log")
+            theatre.start_conductor()
+            wait_until(lambda: task(orchestra, second).reason, "what was missed", theatre.home / "log" / "c.log")
+            end(alarmed()[0]["pid"])  # type: ignore[arg-type]
+            assert orchestra.wait(second, timeout=20).counts == {"killed": 1}
+            for job in (first, second):
+                kinds = [event.kind for event in orchestra.events(job)]
+                assert kinds == ["submitted", "dispatched", "unkillable", "killed", "ended"]
         finally:
             theatre.stop("c")
             stage.terminate()

@@ -204,6 +204,16 @@ def test_one_of_work_passes_a_held_player_by(house: House) -> None:
     assert (one.runs, two.runs) == ([], [1, 2])
 
 
+def test_one_of_work_passes_a_player_by_that_came_while_it_was_held(house: House) -> None:
+    """What is known of holds is known of whoever comes later."""
+    house.hold(WEB_1)
+    one, two = house.player(WEB1), house.player(WEB2)
+    one.arrive(BOTH)
+    two.arrive(BOTH)
+    house.submit(WEB2, score="wide")
+    assert [wish.player for wish in house.dispatch.scheduler.offer(Scope.ONE, (WEB1, WEB2))] == [WEB2]
+
+
 class Later:
     """Commits at once, and says so in order when the test lets it: as a thread does."""
 
