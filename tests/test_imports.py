@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audience": {*FOUNDATION, "parameters"},
     "conductor": {*BELOW_SERVICES, "audience", "hangup"},
     "player": {*BELOW_SERVICES, "audience", "hangup"},
-    "cli": {*BELOW_SERVICES, "audience", "logs", "player"},
+    "bench": {*BELOW_SERVICES, "audience", "player"},
+    "cli": {*BELOW_SERVICES, "audience", "bench", "hangup", "logs", "player"},
 }
 """Every room of the house and the rooms it may import; its own is always among them."""
 

@@ -43,6 +43,8 @@ COMMANDS: Final = {
     "stage": Mounted("orchestra.cli.stage:stage", "Be the stage: run scores for the player, as player.conf says."),
     "check": Mounted("orchestra.cli.check:check", "Check a daemon's configuration without starting it."),
     "ca": Mounted("orchestra.cli.ca:ca", "Our own certificate authority."),
+    "bench": Mounted("orchestra.cli.bench:bench", "Measure this machine: latency, rates, memory, beside their floors."),
+    "emulate": Mounted("orchestra.cli.emulate:emulate", "Be many players at once, to try a conductor with."),
     "demo": Mounted("orchestra.cli.demo:demo", "See a conductor and three players at work on this machine."),
 }
 
