@@ -322,3 +322,10 @@ class NotStarted(OrchestraError):
 
 class OutputGone(OrchestraError):
     """The stage does not have that part of the output of run {seq}."""
+
+
+# Measuring
+
+
+class BenchFailed(OrchestraError):
+    """The benchmark's case '{case}' has failed, so its figures are worth nothing: {problem}"""

@@ -36,7 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 PURE_LIBRARIES = {"msgspec", "ClusterShell"}
 MAKES_REACTOR = {"conductor.tap", "player.tap"}
-MAKES_REACTOR_LATE = {"audience.client": "its blocking facade", "logs": "twistd calls it when one was chosen"}
+MAKES_REACTOR_LATE = {
+    "bench.spawning": "a floor, in a process of its own",
+    "audience.client": "its blocking facade",
+    "logs": "twistd calls it when one was chosen",
+}
 STAGE = "player.stage"
 
 
