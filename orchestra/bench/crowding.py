@@ -77,7 +77,7 @@ def fleet(setting: Setting) -> Iterator[Row]:
         before = processes.resident(hall.house.pid("conductor"))
         meter = hall.meter()
         took = hall.fill()
-        cpu = meter.per(sizes.fleet)
+        cpu = meter.per(sizes.fleet) | {"emulator": 1000 * processes.cpu(hall.company_pid) / sizes.fleet}
         memory = (processes.resident(hall.house.pid("conductor")) - before) / sizes.fleet / 1000
         yield figures.values("fleet", "players let in", "/s", [sizes.fleet / took], cpu=cpu, size=sizes.fleet)
         yield figures.values("fleet", "conductor's memory per player", "kB", [memory], size=sizes.fleet)

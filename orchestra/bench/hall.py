@@ -105,6 +105,11 @@ class Hall:
         self.do(self._until_there(len(self.emulated) + len(self.real)))
         return took
 
+    @property
+    def company_pid(self) -> int:
+        assert self.company is not None
+        return self.company.pid
+
     def close(self) -> None:
         """End everything that was started here."""
         self.leave()

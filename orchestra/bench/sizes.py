@@ -28,7 +28,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     depth_jobs: int = 200
     outputs: int = 1000
     commands: int = 20
-    store_tasks: int = 100_000
+    store_tasks: int = 50_000
 
 
 QUICK: Final = Sizes(
@@ -47,7 +47,7 @@ QUICK: Final = Sizes(
     depth_jobs=30,
     outputs=20,
     commands=3,
-    store_tasks=5000,
+    store_tasks=2000,
 )
 """Under a minute in all."""
 

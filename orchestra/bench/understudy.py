@@ -5,7 +5,8 @@ disk (its journal is memory: a new process is a new journal, and the conductor i
 after a given time, or at once, and is ``ok``).
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
@@ -159,14 +160,15 @@ class Understudy:
     # ---- the run that is none
 
     def _do(self, steps: Steps) -> None:
-        self._reporter.add(steps.report)
-        for seq in steps.kill:
-            entry, begun, call = self._running.pop(seq)
-            call.cancel()
-            self._end(entry, begun, Told.KILLED)
-        started = [entry for entry in steps.start if self._worklist.asked(entry.seq)]
-        if not started:
-            return
+        ahead = deque([steps])
+        while ahead:
+            step = ahead.popleft()
+            self._reporter.add(step.report)
+            ahead.extend(self._killed(seq) for seq in step.kill)
+            ahead.extend(self._begun(step.start))
+
+    def _begun(self, entries: Iterable[JournalEntry]) -> Iterator[Steps]:
+        started = [entry for entry in entries if self._worklist.asked(entry.seq)]
         self._crowd.performed(len(started))
         now = self._wall()
         for entry in started:
@@ -174,18 +176,23 @@ class Understudy:
                 call = self._clock.callLater(self._seconds, self._over, entry.seq)
                 self._running[entry.seq] = entry, now, call
             else:
-                self._end(entry, now, Told.OK)
+                yield self._ended(entry, now, Told.OK)
 
     def _over(self, seq: int) -> None:
         entry, begun, _ = self._running.pop(seq)
-        self._end(entry, begun, Told.OK)
+        self._do(self._ended(entry, begun, Told.OK))
 
-    def _end(self, entry: JournalEntry, begun: int, told: Told) -> None:
+    def _killed(self, seq: int) -> Steps:
+        entry, begun, call = self._running.pop(seq)
+        call.cancel()
+        return self._ended(entry, begun, Told.KILLED)
+
+    def _ended(self, entry: JournalEntry, begun: int, told: Told) -> Steps:
         report = Report(
             *(entry.seq, entry.job, entry.task, entry.attempt, told),
-            rc=0,
+            rc=0 if told is Told.OK else None,
             started_at=begun,
             ended_at=self._wall(),
             digest=self._scores[entry.score].digest,
         )
-        self._do(self._worklist.ended(report))
+        return self._worklist.ended(report)

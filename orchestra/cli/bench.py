@@ -15,7 +15,7 @@ from orchestra.cli.session import SETTINGS
 from orchestra.cli.theatre import Theatre
 from orchestra.errors import FileProblem
 
-MARK = "orchestra-bench-"
+MARK = "ob-"  # short: the path of a socket has 107 bytes at most
 
 
 @click.command("bench", context_settings=SETTINGS)
