@@ -259,7 +259,12 @@ PLAYER: Final = (
         "",
         "The user that scores run as, if theirs names none; a stage that runs as root insists on it, be it root.",
     ),
-    Key("seat", socket_path, "/run/orchestra/player.pb", "The socket that 'orchestra reload player' talks to."),
+    Key(
+        "seat",
+        socket_path,
+        "/run/orchestra/player.pb",
+        "The socket that 'orchestra player' and 'orchestra reload player' talk to.",
+    ),
     _BEAT,
     *_LOG,
 )
