@@ -183,6 +183,7 @@ class _Turn:
     def _of_each_score(self, source: _Source, room: int) -> list[Waiting]:
         """The oldest tasks of every score that has any, as many as may be given, down to the rank that fills up."""
         found: list[Waiting] = []
+        taken: dict[int, int] = {}  # score_id -> how many of it, of all ranks: more than fit are no reason to stop
         rank, score = _BEFORE_ALL, 0
         while True:
             # from score + 1 on: SQLite would walk through all of a score to find what is greater than it
@@ -192,9 +193,11 @@ class _Turn:
             if len(found) >= room and lane[0] > rank:
                 break
             rank, score = lane
-            allowed = self._allowed(score)
+            allowed = self._allowed(score) - taken.get(score, 0)
             if allowed > 0:
-                found += self.books.cur.execute(source.of_score, (self.player, rank, score, allowed)).fetchall()
+                some = self.books.cur.execute(source.of_score, (self.player, rank, score, allowed)).fetchall()
+                taken[score] = taken.get(score, 0) + len(some)
+                found += some
         return found
 
 
