@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from orchestra.model import Piece, Report, Scope, Standing, Started, State, after_run
+from orchestra.model import Piece, Report, Scope, Standing, Started, State, Told, after_run
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.players import check_session
@@ -16,6 +16,9 @@ _JOB: Final = (
     "SELECT scope, idempotent, max_attempts, expires_at, scores.name FROM jobs JOIN scores USING (score_id) "
     "WHERE job_id = ?"
 )
+_FINISHED: Final = {Told.OK: State.OK, Told.FAILED: State.FAILED, Told.KILLED: State.KILLED}
+"""What ends a task whatever else is known of it: :func:`~orchestra.model.after_run` says the same."""
+
 _JobRow = tuple[str, int, int, int | None, str]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Report).decode
@@ -40,6 +43,10 @@ class _Settling:
 
     def settle(self, report: Report) -> None:
         """The task moves if it waits for exactly this run; else it is remembered as an event."""
+        to = _FINISHED.get(report.told)
+        if to is not None and moves.finish(self.ledger, self.player, report, to):
+            self._keep(report)
+            return
         job = self.job(report.job)
         found = moves.rows(self.cur, "job_id = ? AND n = ?", (report.job, report.task)) if job else []
         if job is None or not found:
