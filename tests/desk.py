@@ -183,7 +183,8 @@ class MemoryDesk:
             self.end(job, task.player or "web1", State.CANCELLED)
         return Cancelling(job=job, cancelled=len(waiting), cancelling=0, ended=len(self._tasks_of(job)) - len(waiting))
 
-    async def reload(self, asker: Asker) -> Reloaded:
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
+        self.accepted_removals = accept_removals
         return self.reloaded
 
     async def about(self) -> About:

@@ -166,9 +166,10 @@ class Orchestra:
         """Have the conductor accept a player's retired journals again; how many there were."""
         return await self._call(int, "forgive", {"name": name})
 
-    async def reload(self) -> Reloaded:
-        """Have configuration, certificates and lists read again; what changed and what was refused."""
-        return await self._call(Reloaded, "reload", {})
+    async def reload(self, accept_removals: int = 0) -> Reloaded:
+        """Have configuration, certificates and lists read again; what changed and what was refused. A conductor may be
+        told that so many players are meant to be removed."""
+        return await self._call(Reloaded, "reload", {"accept_removals": accept_removals} if accept_removals else {})
 
     # pages, for those who show them as they come
 

@@ -36,7 +36,7 @@ class Reloaded(Struct, frozen=True, kw_only=True):
 
 
 class About(Struct, frozen=True, kw_only=True):
-    """The conductor in a few numbers."""
+    """The conductor in a few numbers. ``troubles``: what is wrong with it now, in sentences."""
 
     version: str
     started_at: int
@@ -44,6 +44,7 @@ class About(Struct, frozen=True, kw_only=True):
     online: int
     pending: int
     dispatched: int
+    troubles: tuple[str, ...] = ()
 
 
 class Watch(Protocol):
@@ -93,8 +94,9 @@ class Desk(Protocol):
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its tasks on some hosts. Running scores are killed; it is done when status says so."""
 
-    async def reload(self, asker: Asker) -> Reloaded:
-        """Read players, certificates and CRL again, as SIGHUP does. Only root and the conductor's own user."""
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
+        """Read players, certificates and CRL again, as SIGHUP does; up to ``accept_removals`` players may be missing
+        from the file. Only root and the conductor's own user."""
 
     async def forgive(self, asker: Asker, name: str) -> int:
         """Accept a player's retired journals again; how many there were. Only root and the conductor's own user."""

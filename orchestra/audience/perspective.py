@@ -6,7 +6,8 @@
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
-      cancel({job, names}) reload({}) about({})   ->       ["OK", value]
+      cancel({job, names}) about({})              ->       ["OK", value]
+      reload({accept_removals})                   ->       ["OK", value]
       watch({job, since}, watcher)                ->       ["OK", None]
       await_end({job}, watcher)                   ->       ["OK", None]
       watcher.events([event…], None | job)        <-       its answer asks for the next; the job comes when it has ended
@@ -90,6 +91,10 @@ class Cancel(Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[Name, ...] = ()
 
 
+class Reload(Struct, frozen=True, forbid_unknown_fields=True):
+    accept_removals: Number = 0
+
+
 class OnePlayer(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
@@ -120,7 +125,7 @@ class Perspective:
             "players": Method(Players, self._players),
             "catalogues": Method(Catalogues, self._catalogues),
             "cancel": Method(Cancel, self._cancel),
-            "reload": Method(Nothing, self._reload),
+            "reload": Method(Reload, self._reload),
             "forgive": Method(OnePlayer, self._forgive),
             "about": Method(Nothing, self._about),
             "watch": Method(Watching, self._watch),
@@ -188,8 +193,8 @@ class Perspective:
     async def _forgive(self, given: OnePlayer, _: Watcher) -> object:
         return await self._desk.forgive(self._guest.asker, given.name)
 
-    async def _reload(self, _: Nothing, __: Watcher) -> object:
-        return await self._desk.reload(self._guest.asker)
+    async def _reload(self, how: Reload, _: Watcher) -> object:
+        return await self._desk.reload(self._guest.asker, how.accept_removals)
 
     async def _about(self, _: Nothing, __: Watcher) -> object:
         return await self._desk.about()

@@ -62,7 +62,8 @@ class FrontDesk:
         default_expire: int | None,
         audience_group: str,
         gid: int | None,
-        reload: Callable[[], Awaitable[Reloaded]],
+        reload: Callable[[int], Awaitable[Reloaded]],
+        troubles: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._dispatch = dispatch
         self._reader = reader
@@ -74,6 +75,7 @@ class FrontDesk:
         self._group = audience_group
         self._gid = gid
         self._reload = reload
+        self._troubles = troubles
 
     # ---- who may
 
@@ -186,6 +188,8 @@ class FrontDesk:
     def _explained(self, task: TaskView, job: JobView, rows: Mapping[str, PlayerRow]) -> TaskView:
         if task.state not in UNFINISHED:
             return task
+        if task.state == State.PENDING.label and self._dispatch.trouble:
+            return replace(task, why=f"waits: nothing is handed out, {self._dispatch.trouble}")
         row = rows.get(task.player or "")
         if row is None:
             there = len(self._dispatch.doors)
@@ -266,6 +270,7 @@ class FrontDesk:
             online=len(self._dispatch.doors),
             pending=totals.pending,
             dispatched=totals.dispatched,
+            troubles=self._troubles(),
         )
 
     def watch(self, job: int, since: int, listener: Listener) -> Watch:
@@ -295,8 +300,8 @@ class FrontDesk:
         [full] = resolve([name], self._dispatch.ids, self._default_domain)
         return await self._dispatch.forgive(full, asker.name)
 
-    async def reload(self, asker: Asker) -> Reloaded:
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
         """Read players, certificates and CRL again."""
         if asker.uid not in (0, os.geteuid()):
             raise OwnerOnly(who=asker.name, daemon="conductor")
-        return await self._reload()
+        return await self._reload(accept_removals)

@@ -18,6 +18,7 @@ from orchestra.conductor.desk import FrontDesk
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.service import Conductor, Roster, Store, load_credentials, whole
+from orchestra.conductor.upkeep import Upkeep
 from orchestra.errors import EX_SOFTWARE, ConfigError, FileProblem, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import ConductorOptions, refuse, stop_failing
@@ -65,6 +66,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     conductor = Conductor(
         reactor, options.read, tls, dispatch, roster, names, now, lambda status: stop_failing(reactor, status)
     )
+    conductor.upkeep = upkeep = Upkeep(dispatch, writer, reactor, now, chosen)
     desk = FrontDesk(
         dispatch,
         reader,
@@ -76,6 +78,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         audience_group=chosen.audience_group,
         gid=gid,
         reload=conductor.reload,
+        troubles=lambda: tuple(filter(None, (upkeep.trouble, roster.refused))),
     )
 
     # here, where what is wrong is still told to whoever starts us; with --uid only later, as the user it will be

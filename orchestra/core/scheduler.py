@@ -94,6 +94,7 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.sessions: dict[int, Session] = {}
+        self.paused = False  # nobody is given anything; who becomes hungry meanwhile stays so
 
     # ---- sessions come and go
 
@@ -138,7 +139,7 @@ class Scheduler:
         return [Wish(session) for session in chosen]
 
     def _may_claim(self, session: Session) -> bool:
-        return session.hungry and session.ready and not session.claiming and session.room > 0
+        return not self.paused and session.hungry and session.ready and not session.claiming and session.room > 0
 
     # ---- what became of it
 

@@ -10,10 +10,12 @@ from orchestra.store.players import (
     goodbye,
     hello,
     player_catalogues,
+    players,
     roster,
     seen,
     sync_players,
 )
+from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import save_pieces, settle
 from orchestra.store.submits import cancel, submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
@@ -40,6 +42,7 @@ __all__ = [
     "everybody_left",
     "expire",
     "forgive",
+    "give_back",
     "give_up",
     "goodbye",
     "hello",
@@ -50,10 +53,13 @@ __all__ = [
     "output_pieces",
     "player_catalogues",
     "player_rows",
+    "players",
+    "prune",
     "roster",
     "save_pieces",
     "seen",
     "settle",
+    "size",
     "submit",
     "sweep_removed",
     "sync_players",
