@@ -296,6 +296,17 @@ class StoreUnreadable(OrchestraError):
     status = EX_CONFIG
 
 
+class StoreDamaged(StoreUnreadable):
+    """{path} is damaged: {problem}. It was not touched. See what is wrong with the disk; then 'orchestra restore
+    BACKUP' puts a backup in its place, and keeps this one aside."""
+
+
+class DiskRefuses(StoreUnreadable):
+    """{path} cannot be used now: {problem}. Make room on that disk, or mend it, and start again; nothing is lost."""
+
+    status = EX_TEMPFAIL
+
+
 # Stage
 
 

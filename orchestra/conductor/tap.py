@@ -51,6 +51,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     _check_ports(chosen)
 
     def fatal(problem: StoreFailed) -> None:
+        store.doubted = True
         conductor.log.critical("{problem}", problem=problem.sentence)
         stop_failing(reactor, EX_SOFTWARE)
 

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from orchestra.errors import NotSaved, OrchestraError, StoreFailed
-from orchestra.store.checkpoint import LONG, WORLD, Checkpointer, log_size
+from orchestra.store.checkpoint import LONG, Checkpointer, log_size, passes
 
 T = TypeVar("T")
 Work = tuple[Callable[[Cursor], Any], "Deferred[Any]"]
@@ -137,7 +137,7 @@ class Writer:
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             self._fold_at = self._fold_at + LONG if busy else LOG_LIMIT
         except sqlite3.Error as problem:
-            if _code(problem) not in WORLD:
+            if not passes(problem):
                 self._fail(problem)
             self._fold_at += LONG
 
@@ -171,7 +171,7 @@ def commit(connection: Connection, path: str, group: Sequence[Work]) -> tuple[li
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         refusal = NotSaved(problem=f"{path}: {problem}")
-        return [(done, Failure(refusal)) for _, done in group], None if _code(problem) in WORLD else problem
+        return [(done, Failure(refusal)) for _, done in group], None if passes(problem) else problem
     return results, None
 
 
