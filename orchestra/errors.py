@@ -296,6 +296,24 @@ class StoreUnreadable(OrchestraError):
     status = EX_CONFIG
 
 
+class BackupExists(OrchestraError):
+    """{file} exists already, and a backup overwrites nothing; choose another name."""
+
+    status = EX_USAGE
+
+
+class BackupFailed(OrchestraError):
+    """No backup was made at {file}: {problem}."""
+
+    status = EX_TEMPFAIL
+
+
+class BackupUnusable(OrchestraError):
+    """{file} cannot be restored: {problem}. The store is as it was."""
+
+    status = EX_CONFIG
+
+
 class StoreDamaged(StoreUnreadable):
     """{path} is damaged: {problem}. It was not touched. See what is wrong with the disk; then 'orchestra restore
     BACKUP' puts a backup in its place, and keeps this one aside."""

@@ -34,7 +34,7 @@ from twisted.spread import pb
 
 from orchestra import parameters
 from orchestra.audience import envelope
-from orchestra.audience.desk import About, Cancelling, Reloaded
+from orchestra.audience.desk import About, BackedUp, Cancelling, Reloaded
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
 from orchestra.model import Ask, Catalogue, Event, JobView, PlayerView, Receipt, Scope, State, TaskView
 
@@ -42,6 +42,7 @@ __all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Scope", "
 
 DEFAULT_SOCKET: Final = "/run/orchestra/audience.pb"
 ANSWER_WITHIN: Final = 60.0  # seconds
+BACKUP_WITHIN: Final = 86_400.0  # seconds; it is as long as the store is large
 PATIENCE: Final = 60.0  # seconds for which a wait looks for a conductor that went away
 RETRY: Final = 0.5  # seconds
 MAX_WORD: Final = 1_000
@@ -166,6 +167,10 @@ class Orchestra:
         """Have the conductor accept a player's retired journals again; how many there were."""
         return await self._call(int, "forgive", {"name": name})
 
+    async def backup(self, file: str) -> BackedUp:
+        """Have the conductor copy its store to the new ``file``, an absolute path on its machine."""
+        return await self._call(BackedUp, "backup", {"file": file}, within=BACKUP_WITHIN)
+
     async def reload(self, accept_removals: int = 0) -> Reloaded:
         """Have configuration, certificates and lists read again; what changed and what was refused. A conductor may be
         told that so many players are meant to be removed."""
@@ -206,10 +211,17 @@ class Orchestra:
 
     # the connection
 
-    async def _call(self, kind: type[T], name: str, arguments: Ask | dict[str, Any], *watcher: pb.Referenceable) -> T:
+    async def _call(
+        self,
+        kind: type[T],
+        name: str,
+        arguments: Ask | dict[str, Any],
+        *watcher: pb.Referenceable,
+        within: float | None = None,
+    ) -> T:
         packed = envelope.pack(arguments, name)
         root = await self._connected()
-        calling = root.callRemote(name, packed, *watcher).addTimeout(self._answer_within, self._reactor)
+        calling = root.callRemote(name, packed, *watcher).addTimeout(within or self._answer_within, self._reactor)
         try:
             answer = await calling
         except (pb.PBConnectionLost, pb.DeadReferenceError, ConnectionClosed, TimeoutError):

@@ -47,6 +47,14 @@ class About(Struct, frozen=True, kw_only=True):
     troubles: tuple[str, ...] = ()
 
 
+class BackedUp(Struct, frozen=True, kw_only=True):
+    """A backup that was made: on the conductor's machine, so many bytes, in so many milliseconds."""
+
+    file: str
+    size: int
+    took: int
+
+
 class Watch(Protocol):
     def stop(self) -> None:
         """No more calls, at once."""
@@ -100,6 +108,10 @@ class Desk(Protocol):
 
     async def forgive(self, asker: Asker, name: str) -> int:
         """Accept a player's retired journals again; how many there were. Only root and the conductor's own user."""
+
+    async def backup(self, asker: Asker, file: str) -> BackedUp:
+        """Copy the store to the new ``file``, an absolute path on the conductor's machine. Only root and the
+        conductor's own user."""
 
     async def about(self) -> About:
         """The conductor in a few numbers."""

@@ -7,7 +7,7 @@
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) about({})              ->       ["OK", value]
-      reload({accept_removals})                   ->       ["OK", value]
+      reload({accept_removals}) backup({file})    ->       ["OK", value]
       watch({job, since}, watcher)                ->       ["OK", None]
       await_end({job}, watcher)                   ->       ["OK", None]
       watcher.events([event…], None | job)        <-       its answer asks for the next; the job comes when it has ended
@@ -95,6 +95,10 @@ class Reload(Struct, frozen=True, forbid_unknown_fields=True):
     accept_removals: Number = 0
 
 
+class Backup(Struct, frozen=True, forbid_unknown_fields=True):
+    file: Annotated[str, Meta(max_length=4096, pattern="^/[^\\x00]*$")]
+
+
 class OnePlayer(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
@@ -127,6 +131,7 @@ class Perspective:
             "cancel": Method(Cancel, self._cancel),
             "reload": Method(Reload, self._reload),
             "forgive": Method(OnePlayer, self._forgive),
+            "backup": Method(Backup, self._backup),
             "about": Method(Nothing, self._about),
             "watch": Method(Watching, self._watch),
             "await_end": Method(OneJob, self._await_end),
@@ -195,6 +200,9 @@ class Perspective:
 
     async def _reload(self, how: Reload, _: Watcher) -> object:
         return await self._desk.reload(self._guest.asker, how.accept_removals)
+
+    async def _backup(self, to: Backup, _: Watcher) -> object:
+        return await self._desk.backup(self._guest.asker, to.file)
 
     async def _about(self, _: Nothing, __: Watcher) -> object:
         return await self._desk.about()

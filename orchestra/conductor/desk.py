@@ -12,14 +12,15 @@ from typing import Final
 from msgspec.structs import replace
 
 from orchestra import __version__, parameters
-from orchestra.audience.desk import About, Cancelling, Listener, Reloaded, Watch
+from orchestra.audience.desk import About, BackedUp, Cancelling, Listener, Reloaded, Watch
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
+from orchestra.conductor.upkeep import Upkeep
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.targets import complete, resolve
-from orchestra.errors import BadRequest, Denied, OwnerOnly, UnknownScore
+from orchestra.errors import BackupFailed, BadRequest, Denied, OwnerOnly, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -63,6 +64,7 @@ class FrontDesk:
         audience_group: str,
         gid: int | None,
         reload: Callable[[int], Awaitable[Reloaded]],
+        upkeep: Upkeep | None = None,
         troubles: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._dispatch = dispatch
@@ -75,6 +77,7 @@ class FrontDesk:
         self._group = audience_group
         self._gid = gid
         self._reload = reload
+        self._upkeep = upkeep
         self._troubles = troubles
 
     # ---- who may
@@ -299,6 +302,14 @@ class FrontDesk:
             raise OwnerOnly(who=asker.name, daemon="conductor")
         [full] = resolve([name], self._dispatch.ids, self._default_domain)
         return await self._dispatch.forgive(full, asker.name)
+
+    async def backup(self, asker: Asker, file: str) -> BackedUp:
+        """Copy the store."""
+        if asker.uid not in (0, os.geteuid()):
+            raise OwnerOnly(who=asker.name, daemon="conductor")
+        if self._upkeep is None:
+            raise BackupFailed(file=file, problem="this conductor has its store in memory")
+        return await self._upkeep.back_up(file, asker.name)
 
     async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
         """Read players, certificates and CRL again."""

@@ -19,6 +19,7 @@ OLDEST: Final = (3, 37, 0)  # RETURNING, STRICT
 
 
 CHECKED_AT_ONCE: Final = 256 << 20  # bytes that are looked through in less than a second
+BUSY_TIMEOUT: Final = 10_000  # milliseconds
 IN_USE: Final = b"in use"
 AT_REST: Final = b"at rest"
 _WORD: Final = 16  # bytes, with blanks after it: no other length is written, so a full disk need not have room
@@ -89,7 +90,7 @@ def connect(path: str) -> Connection:
     except OSError as problem:
         raise refused(path, problem) from None
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
-    connection.execute("PRAGMA busy_timeout = 10000")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -202,14 +203,14 @@ def schemas() -> list[tuple[int, str]]:
     return [(int(name.split(".")[0]), entry.read_text()) for name, entry in files]
 
 
-def migrate(connection: Connection, path: str, steps: Sequence[tuple[int, str]]) -> None:
+def migrate(connection: Connection, path: str, steps: Sequence[tuple[int, str]], *, put_aside: bool = True) -> None:
     """Take the steps that are missing in one transaction; a copy is put aside before an older store changes."""
     known = steps[-1][0]
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     _check_ours(connection, path, found)
     if found > known:
         raise SchemaTooNew(path=path, found=found, known=known)
-    if 0 < found < known:
+    if 0 < found < known and put_aside:
         _back_up(connection, f"{path}.before-{known}")
     if found < known:
         _upgrade(connection, found, steps)

@@ -119,6 +119,16 @@ class Pruned(Struct, frozen=True):
     more: bool
 
 
+class Restored(Struct, frozen=True, kw_only=True):
+    """What a restore did: tasks that are ``lost`` by it, tasks that are ``doubtful`` now, the id of the next job, and
+    where the store is that was there before ("" if there was none)."""
+
+    lost: int
+    doubtful: int
+    next_job: int
+    aside: str
+
+
 class PlayerRow(Struct, frozen=True):
     """A player as the store knows it; its status is what the last conductor wrote."""
 
