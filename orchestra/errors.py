@@ -254,6 +254,27 @@ class NoPlayer(OrchestraError):
     status = EX_UNAVAILABLE
 
 
+class NotAsked(OrchestraError):
+    """This would cancel {what}. Without a terminal nobody can be asked: say --yes if that is meant; nothing was
+    cancelled."""
+
+    status = EX_USAGE
+
+
+class PlayerAway(OrchestraError):
+    """No player answers at {socket}: {problem}. But its stage at {stage} is up: what runs there goes on, its timeouts
+    are kept, and its outcomes are told when the player is back. Start the player ('systemctl start orchestra-player'),
+    or end all that runs here with 'systemctl stop orchestra-stage'."""
+
+    status = EX_UNAVAILABLE
+
+
+class NoSuchRun(OrchestraError):
+    """Run {seq} is not running here, {problem}; 'orchestra player status' lists what is."""
+
+    status = EX_USAGE
+
+
 class Unreadable(OrchestraError):
     """The conductor's answer to {what} cannot be read, {problem}; conductor and command are of different releases."""
 
@@ -353,3 +374,10 @@ class NotStarted(OrchestraError):
 
 class OutputGone(OrchestraError):
     """The stage does not have that part of the output of run {seq}."""
+
+
+# Measuring
+
+
+class BenchFailed(OrchestraError):
+    """The benchmark's case '{case}' has failed, so its figures are worth nothing: {problem}"""

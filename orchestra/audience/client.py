@@ -34,9 +34,23 @@ from twisted.spread import pb
 
 from orchestra import parameters
 from orchestra.audience import envelope
-from orchestra.audience.desk import About, BackedUp, Cancelling, Reloaded
+from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Released, Reloaded
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
-from orchestra.model import Ask, Catalogue, Event, JobView, PlayerView, Receipt, Scope, State, TaskView
+from orchestra.model import (
+    Ask,
+    Braking,
+    Catalogue,
+    Choice,
+    Chosen,
+    Event,
+    Hold,
+    JobView,
+    PlayerView,
+    Receipt,
+    Scope,
+    State,
+    TaskView,
+)
 
 __all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Scope", "State"]
 
@@ -117,7 +131,38 @@ class Orchestra:
         """Cancel a job, or its part on some hosts."""
         return await self._call(Cancelling, "cancel", {"job": job, "names": list(names)})
 
+    async def choose(self, choice: Choice) -> Chosen:
+        """How many jobs and tasks a choice is of now, before they are cancelled."""
+        return await self._call(Chosen, "choose", {"choice": choice})
+
+    async def cancel_chosen(
+        self, choice: Choice, up_to: int, progress: Callable[[CancelStep], None] = lambda step: None
+    ) -> CancelStep:
+        """Cancel all that is unfinished of a choice, in jobs up to number ``up_to``, step by step; what it came to.
+        ``progress`` is given the sum so far. What breaks off in the middle has cancelled that much; ask again."""
+        done = CancelStep(cancelled=0, cancelling=0, lost=0, after=None)
+        while True:
+            arguments = {"choice": choice, "up_to": up_to, "after": done.after}
+            step = await self._call(CancelStep, "cancel_chosen", arguments)
+            sums = {name: getattr(done, name) + getattr(step, name) for name in ("cancelled", "cancelling", "lost")}
+            done = CancelStep(**sums, after=step.after)
+            progress(done)
+            if step.after is None:
+                return done
+
+    async def hold(self, braking: Braking, reason: str) -> Holding:
+        """Have nothing of these handed out until they are released; what runs goes on."""
+        return await self._call(Holding, "hold", {"braking": braking, "reason": reason})
+
+    async def release(self, braking: Braking | None) -> Released:
+        """Lift these holds, or all for None; what waited for that starts."""
+        return await self._call(Released, "release", {"braking": braking})
+
     # looking
+
+    async def holds(self) -> tuple[Hold, ...]:
+        """What is held."""
+        return await self._call(tuple[Hold, ...], "holds", {})
 
     async def job(self, job: int) -> JobView:
         """A job and its counts."""
@@ -210,6 +255,10 @@ class Orchestra:
                 start = cursor(rows[-1])
 
     # the connection
+
+    async def ask(self, kind: type[T], name: str, arguments: dict[str, Any]) -> T:
+        """Any request that the seat at the other end knows; it may be another daemon's than a conductor's."""
+        return await self._call(kind, name, arguments)
 
     async def _call(
         self,
@@ -425,6 +474,28 @@ class BlockingOrchestra:
     def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
         return self._do(self._client.cancel(job, names))
+
+    def choose(self, choice: Choice) -> Chosen:
+        """How many jobs and tasks a choice is of now, before they are cancelled."""
+        return self._do(self._client.choose(choice))
+
+    def cancel_chosen(
+        self, choice: Choice, up_to: int, progress: Callable[[CancelStep], None] = lambda step: None
+    ) -> CancelStep:
+        """Cancel all that is unfinished of a choice; see :meth:`Orchestra.cancel_chosen`."""
+        return self._do(self._client.cancel_chosen(choice, up_to, progress))
+
+    def hold(self, braking: Braking, reason: str) -> Holding:
+        """Have nothing of these handed out until they are released; what runs goes on."""
+        return self._do(self._client.hold(braking, reason))
+
+    def release(self, braking: Braking | None) -> Released:
+        """Lift these holds, or all for None; what waited for that starts."""
+        return self._do(self._client.release(braking))
+
+    def holds(self) -> tuple[Hold, ...]:
+        """What is held."""
+        return self._do(self._client.holds())
 
     def job(self, job: int) -> JobView:
         """A job and its counts."""

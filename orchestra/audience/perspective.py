@@ -8,6 +8,9 @@
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) about({})              ->       ["OK", value]
       reload({accept_removals}) backup({file})    ->       ["OK", value]
+      hold({braking, reason}) release({braking})  ->       ["OK", value]    braking None: every hold
+      choose({choice})                            ->       ["OK", chosen]
+      cancel_chosen({choice, up_to, after})       ->       ["OK", step]     again with its after, until that is None
       watch({job, since}, watcher)                ->       ["OK", None]
       await_end({job}, watcher)                   ->       ["OK", None]
       watcher.events([event…], None | job)        <-       its answer asks for the next; the job comes when it has ended
@@ -29,7 +32,7 @@ from orchestra.audience.desk import Desk, Listener, Watch
 from orchestra.audience.envelope import MAX_BYTES, MAX_ROWS
 from orchestra.audience.seat import Guest, Method, Nothing, Sitter, seat_port
 from orchestra.errors import BadRequest, TooMany
-from orchestra.model import Ask, Catalogue, Event, JobView, Receipt, State
+from orchestra.model import Ask, Braking, Catalogue, Choice, Event, JobView, Receipt, State
 
 MAX_WATCHERS: Final = 32  # per connection
 MAX_PRIORITY: Final = 1_000_000
@@ -99,6 +102,25 @@ class Backup(Struct, frozen=True, forbid_unknown_fields=True):
     file: Annotated[str, Meta(max_length=4096, pattern="^/[^\\x00]*$")]
 
 
+class Chooses(Struct, frozen=True, forbid_unknown_fields=True):
+    choice: Choice
+
+
+class CancelChosen(Struct, frozen=True, forbid_unknown_fields=True):
+    choice: Choice
+    up_to: Number
+    after: tuple[int, int] | None = None
+
+
+class Holds(Struct, frozen=True, forbid_unknown_fields=True):
+    braking: Braking
+    reason: Name
+
+
+class Releases(Struct, frozen=True, forbid_unknown_fields=True):
+    braking: Braking | None = None
+
+
 class OnePlayer(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
@@ -129,6 +151,11 @@ class Perspective:
             "players": Method(Players, self._players),
             "catalogues": Method(Catalogues, self._catalogues),
             "cancel": Method(Cancel, self._cancel),
+            "choose": Method(Chooses, self._choose),
+            "cancel_chosen": Method(CancelChosen, self._cancel_chosen),
+            "hold": Method(Holds, self._hold),
+            "release": Method(Releases, self._release),
+            "holds": Method(Nothing, self._holds),
             "reload": Method(Reload, self._reload),
             "forgive": Method(OnePlayer, self._forgive),
             "backup": Method(Backup, self._backup),
@@ -194,6 +221,21 @@ class Perspective:
 
     async def _cancel(self, of: Cancel, _: Watcher) -> object:
         return await self._desk.cancel(self._guest.asker, of.job, of.names)
+
+    async def _choose(self, of: Chooses, _: Watcher) -> object:
+        return await self._desk.choose(of.choice)
+
+    async def _cancel_chosen(self, of: CancelChosen, _: Watcher) -> object:
+        return await self._desk.cancel_chosen(self._guest.asker, of.choice, of.up_to, of.after)
+
+    async def _hold(self, of: Holds, _: Watcher) -> object:
+        return await self._desk.hold(self._guest.asker, of.braking, of.reason)
+
+    async def _release(self, of: Releases, _: Watcher) -> object:
+        return await self._desk.release(self._guest.asker, of.braking)
+
+    async def _holds(self, _: Nothing, __: Watcher) -> object:
+        return await self._desk.holds()
 
     async def _forgive(self, given: OnePlayer, _: Watcher) -> object:
         return await self._desk.forgive(self._guest.asker, given.name)

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from orchestra import __version__
 from orchestra.conductor.door import Door
 from orchestra.conductor.feed import Feed
+from orchestra.core.brake import Brake
 from orchestra.core.scheduler import Scheduler, Session, Wish
 from orchestra.errors import (
     DiskNearlyFull,
@@ -29,8 +30,11 @@ from orchestra.errors import (
 from orchestra.model import (
     PROTOCOL,
     Announce,
+    Asker,
     Catalogue,
+    Choice,
     Hello,
+    Hold,
     NewJob,
     Perform,
     Piece,
@@ -41,13 +45,25 @@ from orchestra.model import (
     Welcome,
 )
 from orchestra.store import statements
+from orchestra.store.holds import Mark
 from orchestra.store.saver import Saver
-from orchestra.store.values import Cancelled, ClaimAsk, Claimed, Freed, Greeting, Submitted, Swept
+from orchestra.store.values import (
+    Cancelled,
+    ClaimAsk,
+    Claimed,
+    Freed,
+    Greeting,
+    HeldBack,
+    Lifted,
+    Submitted,
+    Swept,
+)
 from orchestra.wire import commands
 
 RETRY: Final = 1.0  # seconds until a claim that could not be saved is tried again
 SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections further
 PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
+AT_ONCE: Final = 500  # players for which one commit claims after a release
 
 T = TypeVar("T")
 News = tuple[Iterable[int], Iterable[int]]
@@ -74,6 +90,10 @@ class Repertoires:
         """Most open runs of each score: one more than may run, so that the next is there when one ends."""
         return self._limits.get(digest, {})
 
+    def anywhere(self, score: str) -> bool:
+        """Whether anybody has, or had, a score of that name."""
+        return any(score in scores for scores in self._scores.values())
+
     def entry(self, player: int, score: str) -> ScoreEntry | None:
         """A player's score, or None: it has none of that name, or has never been seen."""
         return self._scores.get(self.of.get(player, ""), {}).get(score)
@@ -94,6 +114,7 @@ class Dispatch:
         self.doors: dict[int, Door] = {}
         self.ids: dict[str, int] = {}  # players in the players file
         self.repertoires = Repertoires()
+        self.brake = Brake()
         self.online_since: dict[int, int] = {}
         self.trouble = ""  # why nothing new is accepted or handed out
         self._writer = writer
@@ -116,7 +137,7 @@ class Dispatch:
         """Save a job, and claim at once for the players that are free."""
         if self.trouble:
             raise DiskNearlyFull(problem=self.trouble)
-        wishes = self.scheduler.offer(new.scope, new.players)
+        wishes = self.scheduler.offer(new.scope, new.players, new.score)
         now = self._now()
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
 
@@ -156,6 +177,7 @@ class Dispatch:
         overtaken: list[Wish] = []
         jobs: set[int] = set()
         over: set[int] = set()
+        braked = False
         for claimed in claims:
             session = self.scheduler.claimed(claimed.player, epochs[claimed.player], claimed.runs, claimed.more)
             jobs |= claimed.jobs
@@ -164,9 +186,12 @@ class Dispatch:
                 continue
             if claimed.runs:
                 self._perform(self.doors[claimed.player], Perform(session.epoch, claimed.runs))
+            braked = braked or session.held
             overtaken += self.scheduler.stirred(session)
         self._feed.touched(jobs, over)
         self._claim(overtaken)
+        if braked:  # what was meant for it may be somebody else's to take
+            self.claim_for(tuple(self.scheduler.sessions.values()))
 
     def _perform(self, door: Door, perform: Perform) -> None:
         door.say(commands.PERFORM, perform).addErrback(self._not_taken, door)
@@ -209,6 +234,7 @@ class Dispatch:
         session = Session(player, door.name, greeting.epoch, hello.slots, greeting.open_scores)
         session.note, session.version = hello.note, hello.version
         door.session = session
+        session.held = self.brake.of_host(door.name) is not None
         self.scheduler.opened(session)
         self.doors[player] = door
         self.online_since[player] = self._now()
@@ -321,7 +347,7 @@ class Dispatch:
             if task.player is not None:
                 wishes += self.scheduler.offer(Scope.ALL, (task.player,))
             else:
-                wishes += self.scheduler.offer(Scope.ONE, task.candidates)
+                wishes += self.scheduler.offer(Scope.ONE, task.candidates, task.score)
         self._claim(sorted(wishes, key=lambda wish: wish.player))
 
     async def output(self, door: Door, pieces: list[Piece]) -> None:
@@ -336,11 +362,25 @@ class Dispatch:
             door.abort()
 
     def progress(self, door: Door, started: list[Started]) -> None:
-        """Runs that last are under way; kept in memory only."""
-        if door.session is not None:
-            for run in started:
-                if run.seq in door.session.open:
-                    door.session.started[run.seq] = (run.job, run.task, run.started_at)
+        """Runs that last are under way; kept in memory only, but for alarms, which become part of the history."""
+        session = door.session
+        if session is None:
+            return
+        for run in started:
+            if run.seq in session.open:
+                session.started[run.seq] = (run.job, run.task, run.started_at)
+        alarms = [run for run in started if run.alarm]
+        if alarms:
+            self._background(self._alarm(session, alarms), "keep an alarm")
+
+    async def _alarm(self, session: Session, runs: list[Started]) -> None:
+        for run in runs:
+            self.log.error(
+                "{player}: job {job}: {words}", player=session.name, job=run.job, task=run.task, words=run.alarm
+            )
+        player, epoch, owner, now = session.player, session.epoch, self._owner, self._now()
+        jobs = await self._writer.write(lambda cursor: statements.alarm(cursor, player, epoch, owner, runs, now))
+        self._feed.touched(jobs, ())
 
     # ---- a disk that runs full
 
@@ -355,10 +395,68 @@ class Dispatch:
 
     # ---- the brake
 
-    async def cancel(self, job: int, players: Sequence[int] | None, actor: str) -> Cancelled:
-        """Cancel tasks; who runs one is told, now or when it is back."""
+    async def learn_holds(self) -> None:
+        """What was held when a conductor ran last, is."""
+        self._brake(await self._writer.write(statements.holds))
+
+    def _brake(self, holds: Iterable[Hold]) -> None:
+        self.brake = Brake(holds)
+        self.scheduler.braked(self.brake.of_host)
+
+    async def hold(self, marks: Sequence[Mark], reason: str, who: Asker) -> HeldBack:
+        """Hand out nothing of these from this commit on; what runs goes on."""
         now = self._now()
-        done = await self._writer.write(lambda cursor: statements.cancel(cursor, job, players, actor, now))
+
+        def both(cursor: Cursor) -> tuple[HeldBack, list[Hold]]:
+            return statements.hold(cursor, marks, reason, who, now), statements.holds(cursor)
+
+        done, holds = await self._writer.write(both)
+        self._brake(holds)
+        for one in done.made:
+            self._say_braked("{who} (uid {uid}) holds {what}: {reason}", one, who, reason=reason)
+        return done
+
+    async def release(self, marks: Sequence[Mark] | None, who: Asker) -> Lifted:
+        """Lift these holds, or all; what waited for that is handed out now."""
+        done = await self._writer.write(lambda cursor: statements.release(cursor, marks))
+        self._brake(done.left)
+        for one in done.lifted:
+            self._say_braked("{who} (uid {uid}) releases {what}", one, who)
+        if done.lifted:
+            wishes = self.scheduler.offer(Scope.ALL, tuple(self.scheduler.sessions))
+            for start in range(0, len(wishes), AT_ONCE):
+                self._claim(wishes[start : start + AT_ONCE])
+        return done
+
+    def _say_braked(self, sentence: str, hold: Hold, who: Asker, **more: str) -> None:
+        self.log.warn(sentence, who=who.name, uid=who.uid, what=f"{hold.kind} {hold.name}".rstrip(), **more)
+
+    async def cancel(self, job: int, players: Sequence[int] | None, actor: str) -> list[Cancelled]:
+        """Cancel tasks of a job, in bounded steps; who runs one is told, now or when it is back."""
+        return await self._in_steps(
+            lambda cursor, now, after: statements.cancel(cursor, job, players, actor, now, after)
+        )
+
+    async def _in_steps(self, step: Callable[[Cursor, int, tuple[int, int] | None], Cancelled]) -> list[Cancelled]:
+        done: list[Cancelled] = []
+        while not done or done[-1].after is not None:
+            done.append(await self._one_step(step, done[-1].after if done else None))
+        return done
+
+    async def cancel_chosen(
+        self, choice: Choice, players: Sequence[int] | None, up_to: int, actor: str, after: tuple[int, int] | None
+    ) -> Cancelled:
+        """One step of cancelling many jobs."""
+        return await self._one_step(
+            lambda cursor, now, after: statements.cancel_chosen(cursor, choice, players, up_to, actor, now, after),
+            after,
+        )
+
+    async def _one_step(
+        self, step: Callable[[Cursor, int, tuple[int, int] | None], Cancelled], after: tuple[int, int] | None
+    ) -> Cancelled:
+        now = self._now()
+        done = await self._writer.write(lambda cursor: step(cursor, now, after))
         self._feed.touched(done.jobs, done.ended)
         for player, seqs in done.orders.items():
             door = self.doors.get(player)

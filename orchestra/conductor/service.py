@@ -36,7 +36,7 @@ FILES_EVERY: Final = 60.0
 LOOK_EVERY: Final = 1.0  # at the room on the store's disk
 PRUNE_EVERY: Final = 60.0
 LIVE: Final = ("removal_limit", "removal_grace", "reserve", "keep", "keep_size")
-WARN_EVERY: Final = 24 * 3_600_000  # milliseconds between two warnings of what will expire
+WARN_EVERY: Final = 86_400.0  # between two warnings of what will expire
 
 
 class Store(Service):
@@ -139,7 +139,7 @@ class Conductor(Service):
         self.seat: Service | None = None
         self.upkeep: Upkeep | None = None
         self._reloading = DeferredLock()
-        self._warned_at = 0
+        self._warned_at: float | None = None
         self._ports: list[IListeningPort] = []
         self._loops: list[LoopingCall] = []
         self.addresses: list[tuple[str, int]] = []
@@ -155,6 +155,7 @@ class Conductor(Service):
         chosen = self._settings
         await self._roster.begin(self._names, _removals(chosen))
         await self._roster.learn_catalogues()
+        await self._dispatch.learn_holds()
         if self.upkeep is not None:
             self.upkeep.look()
         limits = Limits(
@@ -263,9 +264,10 @@ class Conductor(Service):
 
     async def _watch_files(self) -> None:
         ours = self._tls.credentials
-        if self._now() - self._warned_at >= WARN_EVERY:
-            self._warned_at = self._now()
-            for warning in ours.warnings(self._warned_at):
+        seconds = self._reactor.seconds()  # a clock that was put back must not keep a warning away
+        if self._warned_at is None or seconds - self._warned_at >= WARN_EVERY:
+            self._warned_at = seconds
+            for warning in ours.warnings(self._now()):
                 self.log.warn("{warning}", warning=warning)
         if ours.stale():
             changed = self._reload_credentials(self._settings)

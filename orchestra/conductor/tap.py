@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from orchestra import settings
 from orchestra.audience.perspective import audience_port
 from orchestra.audience.seat import free_path
+from orchestra.conductor.clock import StoreClock
 from orchestra.conductor.desk import FrontDesk
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
@@ -51,6 +52,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     chosen: settings.ConductorSettings = options.read()
     names = settings.players_file(chosen.players, chosen.default_domain)
     tls = ServerCredentials(load_credentials(chosen))
+    now = StoreClock(_wall, _boot_clock)
     gid = _group(chosen)
     sqlite.try_lock(chosen.state)
     _check_ports(chosen)
@@ -150,6 +152,11 @@ def _group(chosen: settings.ConductorSettings) -> int | None:
         raise ConfigError(file=file, line=0, key="audience_group", problem=problem) from None
 
 
-def now() -> int:
+def _wall() -> int:
     """The wall clock, in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def _boot_clock() -> int:
+    """Milliseconds since the machine was booted, sleep included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -82,7 +82,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     )
     gc.set_threshold(100_000, 50, 1000)
     services = MultiService()
-    for service in (player, seat.make(reactor, chosen.seat, player.reload), Hangup(reactor, player.reload)):
+    for service in (player, seat.make(reactor, chosen.seat, player), Hangup(reactor, player.reload)):
         service.setServiceParent(services)
     return services
 

@@ -6,13 +6,17 @@ from typing import Final
 
 import msgspec
 
-from orchestra.model import Piece, Report, Scope, Standing, State, after_run
+from orchestra.model import Piece, Report, Scope, Standing, Started, State, after_run
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.players import check_session
 from orchestra.store.values import Freed, Settled
 
-_JOB: Final = "SELECT scope, idempotent, max_attempts, expires_at FROM jobs WHERE job_id = ?"
+_JOB: Final = (
+    "SELECT scope, idempotent, max_attempts, expires_at, scores.name FROM jobs JOIN scores USING (score_id) "
+    "WHERE job_id = ?"
+)
+_JobRow = tuple[str, int, int, int | None, str]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Report).decode
 
@@ -27,9 +31,9 @@ class _Settling:
         self.freed: list[Freed] = []
         self.late = 0
         self.unknown = 0
-        self._jobs: dict[int, tuple[str, int, int, int | None] | None] = {}
+        self._jobs: dict[int, _JobRow | None] = {}
 
-    def job(self, job: int) -> tuple[str, int, int, int | None] | None:
+    def job(self, job: int) -> _JobRow | None:
         if job not in self._jobs:
             self._jobs[job] = self.cur.execute(_JOB, (job,)).fetchone()
         return self._jobs[job]
@@ -50,8 +54,8 @@ class _Settling:
             detail = f"{report.told} (attempt {report.attempt}): {report.reason}".rstrip(": ")
             self.ledger.note(report.job, "late", task=report.task, player=self.player, detail=detail)
 
-    def _move(self, task: moves.TaskRow, report: Report, job: tuple[str, int, int, int | None]) -> None:
-        scope, idempotent, max_attempts, expires_at = job
+    def _move(self, task: moves.TaskRow, report: Report, job: _JobRow) -> None:
+        scope, idempotent, max_attempts, expires_at, score = job
         one_of = scope == Scope.ONE
         choices = (moves.candidates_of(self.cur, task.job, task.n) or ()) if one_of else ()
         standing = Standing(
@@ -72,7 +76,7 @@ class _Settling:
         self._keep(report)
         if to.state is State.PENDING:
             left = moves.candidates_of(self.cur, task.job, task.n) or ()
-            self.freed.append(Freed(task.job, task.n, None if one_of else self.player, left))
+            self.freed.append(Freed(task.job, task.n, None if one_of else self.player, left, score))
 
     def _keep(self, report: Report) -> None:
         self.cur.execute(
@@ -113,3 +117,23 @@ def save_pieces(cur: Cursor, player: int, epoch: int, owner: str, pieces: Sequen
                 "ON CONFLICT DO NOTHING",
                 (*row, piece.attempt, piece.stream, piece.offset, piece.data),
             )
+
+
+def alarm(cur: Cursor, player: int, epoch: int, owner: str, runs: Sequence[Started], now: int) -> frozenset[int]:
+    """Have it in the history of their jobs that these runs should have ended and do not; a repeat does nothing. The
+    jobs that changed."""
+    check_session(cur, player, epoch, owner)
+    ledger = Ledger(cur, now)
+    for run in runs:
+        where = "player_id = ? AND seq = ? AND state = 1 AND job_id = ? AND n = ?"
+        for task in moves.rows(cur, where, (player, run.seq, run.job, run.task)):
+            if _alarmed(cur, task, run.alarm):
+                ledger.note(task.job, "unkillable", task=task.n, player=player, detail=run.alarm)
+    ledger.close()
+    return ledger.jobs
+
+
+def _alarmed(cur: Cursor, task: moves.TaskRow, words: str) -> bool:
+    """Whether this is news."""
+    news = "UPDATE tasks SET reason = ? WHERE job_id = ? AND n = ? AND state + 0 = 1 AND reason <> ?"
+    return bool(cur.execute(news, (words, task.job, task.n, words)).rowcount)

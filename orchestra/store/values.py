@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from orchestra.model import OpenRun, PlayerView, Run
+from orchestra.model import Hold, OpenRun, PlayerView, Run
 
 
 class Roster(Struct, frozen=True):
@@ -78,6 +78,7 @@ class Freed(Struct, frozen=True):
     n: int
     player: int | None
     candidates: tuple[int, ...]
+    score: str = ""
 
 
 class Settled(Struct, frozen=True):
@@ -90,8 +91,23 @@ class Settled(Struct, frozen=True):
     unknown: int
 
 
+class HeldBack(Struct, frozen=True):
+    """What a hold did: ``made`` are new, ``known`` were held before; ``going_on``: tasks that players have already."""
+
+    made: tuple[Hold, ...]
+    known: tuple[Hold, ...]
+    going_on: int
+
+
+class Lifted(Struct, frozen=True):
+    """What a release lifted, and what is still held."""
+
+    lifted: tuple[Hold, ...]
+    left: tuple[Hold, ...]
+
+
 class Cancelled(Struct, frozen=True, kw_only=True):
-    """What a cancel did, and the seqs to tell each player of."""
+    """What a cancel did, and the seqs to tell each player of. ``after``: where to go on, None: that was all."""
 
     jobs: frozenset[int]
     ended: frozenset[int]
@@ -100,6 +116,7 @@ class Cancelled(Struct, frozen=True, kw_only=True):
     finished: int
     lost: int
     orders: dict[int, tuple[int, ...]]
+    after: tuple[int, int] | None = None
 
 
 class Swept(Struct, frozen=True):

@@ -24,6 +24,18 @@ CREATE TABLE catalogues (
     body   BLOB NOT NULL                -- msgpack of model.Catalogue
 ) STRICT;
 
+-- What is not to be handed out: everything (name ''), a host, or a score. A handful of rows, read at every claim.
+CREATE TABLE holds (
+    kind      TEXT NOT NULL,                -- model.Held
+    name      TEXT NOT NULL,
+    reason    TEXT NOT NULL,
+    at        INTEGER NOT NULL,
+    owner     TEXT NOT NULL,
+    uid       INTEGER NOT NULL,
+    login_uid INTEGER,
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+
 -- A row is never deleted and an id never used again: next_seq is a promise to the player's journal.
 CREATE TABLE players (
     player_id   INTEGER PRIMARY KEY,
