@@ -195,7 +195,10 @@ class Perspective:
             raise BadRequest(problem=f"submit: priority is a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
         if watcher is not None:
             self._check_watcher(watcher)
-        return await self._desk.submit(self._guest.asker, ask)
+        receipt = await self._desk.submit(self._guest.asker, ask)
+        if watcher is not None and not receipt.created:
+            await self._desk.job(receipt.job)  # or NoSuchJob: a request key outlives its job
+        return receipt
 
     async def _job(self, of: OneJob, _: Watcher) -> object:
         return await self._desk.job(of.job)

@@ -34,7 +34,7 @@ BACKLOG: Final = 4096
 GIVE_UP_EVERY: Final = 30.0
 FILES_EVERY: Final = 60.0
 LOOK_EVERY: Final = 1.0  # at the room on the store's disk
-PRUNE_EVERY: Final = 60.0
+PRUNE_EVERY: Final = 10.0
 LIVE: Final = ("removal_limit", "removal_grace", "reserve", "keep", "keep_size")
 WARN_EVERY: Final = 86_400.0  # between two warnings of what will expire
 
