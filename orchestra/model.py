@@ -45,7 +45,7 @@ class State(enum.IntEnum):
 
 
 MOVES: Final[dict[State, frozenset[State]]] = {
-    State.HELD: frozenset({State.PENDING, State.CANCELLED, State.EXPIRED}),
+    State.HELD: frozenset({State.PENDING, State.CANCELLED, State.EXPIRED, State.LOST}),
     State.PENDING: frozenset({State.DISPATCHED, State.CANCELLED, State.EXPIRED, State.LOST}),
     State.DISPATCHED: frozenset(State) - {State.DISPATCHED, State.HELD},
 }

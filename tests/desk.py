@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
-from orchestra.audience.desk import About, Cancelling, CancelStep, Holding, Listener, Released, Reloaded
+from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Listener, Released, Reloaded
 from orchestra.core.targets import resolve
 from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
 from orchestra.model import (
@@ -229,8 +229,12 @@ class MemoryDesk:
     async def holds(self) -> tuple[Hold, ...]:
         return tuple(self.held.values())
 
-    async def reload(self, asker: Asker) -> Reloaded:
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
+        self.accepted_removals = accept_removals
         return self.reloaded
+
+    async def backup(self, asker: Asker, file: str) -> BackedUp:
+        return BackedUp(file=file, size=4096, took=1500)
 
     async def about(self) -> About:
         return About(version="1", started_at=NOW, players=len(self.names), online=3, pending=0, dispatched=0)

@@ -34,7 +34,7 @@ from twisted.spread import pb
 
 from orchestra import parameters
 from orchestra.audience import envelope
-from orchestra.audience.desk import About, Cancelling, CancelStep, Holding, Released, Reloaded
+from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Released, Reloaded
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
 from orchestra.model import (
     Ask,
@@ -56,6 +56,7 @@ __all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Scope", "
 
 DEFAULT_SOCKET: Final = "/run/orchestra/audience.pb"
 ANSWER_WITHIN: Final = 60.0  # seconds
+BACKUP_WITHIN: Final = 86_400.0  # seconds; it is as long as the store is large
 PATIENCE: Final = 60.0  # seconds for which a wait looks for a conductor that went away
 RETRY: Final = 0.5  # seconds
 MAX_WORD: Final = 1_000
@@ -211,9 +212,14 @@ class Orchestra:
         """Have the conductor accept a player's retired journals again; how many there were."""
         return await self._call(int, "forgive", {"name": name})
 
-    async def reload(self) -> Reloaded:
-        """Have configuration, certificates and lists read again; what changed and what was refused."""
-        return await self._call(Reloaded, "reload", {})
+    async def backup(self, file: str) -> BackedUp:
+        """Have the conductor copy its store to the new ``file``, an absolute path on its machine."""
+        return await self._call(BackedUp, "backup", {"file": file}, within=BACKUP_WITHIN)
+
+    async def reload(self, accept_removals: int = 0) -> Reloaded:
+        """Have configuration, certificates and lists read again; what changed and what was refused. A conductor may be
+        told that so many players are meant to be removed."""
+        return await self._call(Reloaded, "reload", {"accept_removals": accept_removals} if accept_removals else {})
 
     # pages, for those who show them as they come
 
@@ -254,10 +260,17 @@ class Orchestra:
         """Any request that the seat at the other end knows; it may be another daemon's than a conductor's."""
         return await self._call(kind, name, arguments)
 
-    async def _call(self, kind: type[T], name: str, arguments: Ask | dict[str, Any], *watcher: pb.Referenceable) -> T:
+    async def _call(
+        self,
+        kind: type[T],
+        name: str,
+        arguments: Ask | dict[str, Any],
+        *watcher: pb.Referenceable,
+        within: float | None = None,
+    ) -> T:
         packed = envelope.pack(arguments, name)
         root = await self._connected()
-        calling = root.callRemote(name, packed, *watcher).addTimeout(self._answer_within, self._reactor)
+        calling = root.callRemote(name, packed, *watcher).addTimeout(within or self._answer_within, self._reactor)
         try:
             answer = await calling
         except (pb.PBConnectionLost, pb.DeadReferenceError, ConnectionClosed, TimeoutError):

@@ -76,7 +76,7 @@ class Reloaded(Struct, frozen=True, kw_only=True):
 
 
 class About(Struct, frozen=True, kw_only=True):
-    """The conductor in a few numbers."""
+    """The conductor in a few numbers. ``troubles``: what is wrong with it now, in sentences."""
 
     version: str
     started_at: int
@@ -85,6 +85,15 @@ class About(Struct, frozen=True, kw_only=True):
     pending: int
     dispatched: int
     holds: tuple[Hold, ...] = ()
+    troubles: tuple[str, ...] = ()
+
+
+class BackedUp(Struct, frozen=True, kw_only=True):
+    """A backup that was made: on the conductor's machine, so many bytes, in so many milliseconds."""
+
+    file: str
+    size: int
+    took: int
 
 
 class Watch(Protocol):
@@ -151,11 +160,16 @@ class Desk(Protocol):
     async def holds(self) -> tuple[Hold, ...]:
         """What is held."""
 
-    async def reload(self, asker: Asker) -> Reloaded:
-        """Read players, certificates and CRL again, as SIGHUP does. Only root and the conductor's own user."""
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
+        """Read players, certificates and CRL again, as SIGHUP does; up to ``accept_removals`` players may be missing
+        from the file. Only root and the conductor's own user."""
 
     async def forgive(self, asker: Asker, name: str) -> int:
         """Accept a player's retired journals again; how many there were. Only root and the conductor's own user."""
+
+    async def backup(self, asker: Asker, file: str) -> BackedUp:
+        """Copy the store to the new ``file``, an absolute path on the conductor's machine. Only root and the
+        conductor's own user."""
 
     async def about(self) -> About:
         """The conductor in a few numbers."""

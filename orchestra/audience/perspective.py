@@ -6,7 +6,8 @@
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
-      cancel({job, names}) reload({}) about({})   ->       ["OK", value]
+      cancel({job, names}) about({})              ->       ["OK", value]
+      reload({accept_removals}) backup({file})    ->       ["OK", value]
       hold({braking, reason}) release({braking})  ->       ["OK", value]    braking None: every hold
       choose({choice})                            ->       ["OK", chosen]
       cancel_chosen({choice, up_to, after})       ->       ["OK", step]     again with its after, until that is None
@@ -93,6 +94,14 @@ class Cancel(Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[Name, ...] = ()
 
 
+class Reload(Struct, frozen=True, forbid_unknown_fields=True):
+    accept_removals: Number = 0
+
+
+class Backup(Struct, frozen=True, forbid_unknown_fields=True):
+    file: Annotated[str, Meta(max_length=4096, pattern="^/[^\\x00]*$")]
+
+
 class Chooses(Struct, frozen=True, forbid_unknown_fields=True):
     choice: Choice
 
@@ -147,8 +156,9 @@ class Perspective:
             "hold": Method(Holds, self._hold),
             "release": Method(Releases, self._release),
             "holds": Method(Nothing, self._holds),
-            "reload": Method(Nothing, self._reload),
+            "reload": Method(Reload, self._reload),
             "forgive": Method(OnePlayer, self._forgive),
+            "backup": Method(Backup, self._backup),
             "about": Method(Nothing, self._about),
             "watch": Method(Watching, self._watch),
             "await_end": Method(OneJob, self._await_end),
@@ -185,7 +195,10 @@ class Perspective:
             raise BadRequest(problem=f"submit: priority is a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
         if watcher is not None:
             self._check_watcher(watcher)
-        return await self._desk.submit(self._guest.asker, ask)
+        receipt = await self._desk.submit(self._guest.asker, ask)
+        if watcher is not None and not receipt.created:
+            await self._desk.job(receipt.job)  # or NoSuchJob: a request key outlives its job
+        return receipt
 
     async def _job(self, of: OneJob, _: Watcher) -> object:
         return await self._desk.job(of.job)
@@ -230,8 +243,11 @@ class Perspective:
     async def _forgive(self, given: OnePlayer, _: Watcher) -> object:
         return await self._desk.forgive(self._guest.asker, given.name)
 
-    async def _reload(self, _: Nothing, __: Watcher) -> object:
-        return await self._desk.reload(self._guest.asker)
+    async def _reload(self, how: Reload, _: Watcher) -> object:
+        return await self._desk.reload(self._guest.asker, how.accept_removals)
+
+    async def _backup(self, to: Backup, _: Watcher) -> object:
+        return await self._desk.backup(self._guest.asker, to.file)
 
     async def _about(self, _: Nothing, __: Watcher) -> object:
         return await self._desk.about()

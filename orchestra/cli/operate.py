@@ -20,7 +20,7 @@ from orchestra.cli.session import (
 )
 from orchestra.core import explain
 from orchestra.core.brake import Brake
-from orchestra.errors import EX_CONFIG
+from orchestra.errors import EX_CONFIG, UsageError
 from orchestra.model import Catalogue, Hold, PlayerView, ScoreEntry
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
     say(f"conductor {safe(found.version)}, running since {when(found.started_at)}")
     say(f"{found.players} players, {found.online} online")
     say(f"{found.pending} tasks pending, {found.dispatched} dispatched")
+    for trouble in found.troubles:
+        say(f"trouble: {safe(trouble)}")
     for hold in found.holds:
         say(safe(explain.held(hold)))
     return 0
@@ -141,16 +143,23 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
 
 @click.command("reload", context_settings=SETTINGS)
 @click.argument("daemon", type=click.Choice(["conductor", "player"]), default="conductor")
+@click.option(
+    "--accept-removals",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The players file may lack up to N of the players there are, whatever removal_limit says.",
+)
 @as_json
 @click.option("--socket", metavar="PATH", help="The daemon's socket, if its configuration does not say.")
 @click.option("--config", envvar="ORCHESTRA_CONFIG", default="/etc/orchestra", metavar="DIR", help="Its configuration.")
-def reload(daemon: str, as_json: bool, socket: str | None, config: str) -> int:
+def reload(daemon: str, accept_removals: int | None, as_json: bool, socket: str | None, config: str) -> int:
     """Have this machine's conductor or player read its files again, as SIGHUP does; wait, and say what changed."""
-    done = (
-        _reload_player(player_socket(socket, config), config)
-        if daemon == "player"
-        else _reload_conductor(socket, config)
-    )
+    if daemon == "player":
+        if accept_removals:
+            raise UsageError(problem="--accept-removals is for the conductor: it has the list of players")
+        done = _reload_player(player_socket(socket, config), config)
+    else:
+        done = _reload_conductor(socket, config, accept_removals or 0)
     if as_json:
         print_json(done)
     else:
@@ -163,9 +172,9 @@ def reload(daemon: str, as_json: bool, socket: str | None, config: str) -> int:
     return EX_CONFIG if done.refused else 0
 
 
-def _reload_conductor(socket: str | None, config: str) -> Reloaded:
+def _reload_conductor(socket: str | None, config: str, accept_removals: int) -> Reloaded:
     path = conductor_socket(socket or os.environ.get("ORCHESTRA_SOCKET"), config)
-    return talk(path, lambda conductor: conductor.reload())
+    return talk(path, lambda conductor: conductor.reload(accept_removals))
 
 
 def _reload_player(path: str, config: str) -> Reloaded:

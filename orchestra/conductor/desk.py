@@ -12,14 +12,25 @@ from typing import Final
 from msgspec.structs import replace
 
 from orchestra import __version__, parameters
-from orchestra.audience.desk import About, Cancelling, CancelStep, Holding, Listener, Released, Reloaded, Watch
+from orchestra.audience.desk import (
+    About,
+    BackedUp,
+    Cancelling,
+    CancelStep,
+    Holding,
+    Listener,
+    Released,
+    Reloaded,
+    Watch,
+)
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
+from orchestra.conductor.upkeep import Upkeep
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.targets import complete, resolve
-from orchestra.errors import BadRequest, Denied, OwnerOnly, UnknownScore
+from orchestra.errors import BackupFailed, BadRequest, Denied, OwnerOnly, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -68,7 +79,9 @@ class FrontDesk:
         default_expire: int | None,
         audience_group: str,
         gid: int | None,
-        reload: Callable[[], Awaitable[Reloaded]],
+        reload: Callable[[int], Awaitable[Reloaded]],
+        upkeep: Upkeep | None = None,
+        troubles: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._dispatch = dispatch
         self._reader = reader
@@ -80,6 +93,8 @@ class FrontDesk:
         self._group = audience_group
         self._gid = gid
         self._reload = reload
+        self._upkeep = upkeep
+        self._troubles = troubles
 
     # ---- who may
 
@@ -196,6 +211,8 @@ class FrontDesk:
     def _explained(self, task: TaskView, job: JobView, rows: Mapping[str, PlayerRow]) -> TaskView:
         if task.state not in UNFINISHED:
             return task
+        if task.state == State.PENDING.label and self._dispatch.trouble:
+            return replace(task, why=f"waits: nothing is handed out, {self._dispatch.trouble}")
         row = rows.get(task.player or "")
         if row is None:
             there, brake = len(self._dispatch.doors), self._dispatch.brake
@@ -286,6 +303,7 @@ class FrontDesk:
             online=len(self._dispatch.doors),
             pending=totals.pending,
             dispatched=totals.dispatched,
+            troubles=self._troubles(),
             holds=self._dispatch.brake.holds,
         )
 
@@ -369,8 +387,16 @@ class FrontDesk:
         [full] = resolve([name], self._dispatch.ids, self._default_domain)
         return await self._dispatch.forgive(full, asker.name)
 
-    async def reload(self, asker: Asker) -> Reloaded:
+    async def backup(self, asker: Asker, file: str) -> BackedUp:
+        """Copy the store."""
+        if asker.uid not in (0, os.geteuid()):
+            raise OwnerOnly(who=asker.name, daemon="conductor")
+        if self._upkeep is None:
+            raise BackupFailed(file=file, problem="this conductor has its store in memory")
+        return await self._upkeep.back_up(file, asker.name)
+
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
         """Read players, certificates and CRL again."""
         if asker.uid not in (0, os.geteuid()):
             raise OwnerOnly(who=asker.name, daemon="conductor")
-        return await self._reload()
+        return await self._reload(accept_removals)

@@ -18,7 +18,15 @@ from orchestra.conductor.door import Door
 from orchestra.conductor.feed import Feed
 from orchestra.core.brake import Brake
 from orchestra.core.scheduler import Scheduler, Session, Wish
-from orchestra.errors import NotAPlayer, NotSaved, OrchestraError, RetiredJournal, StoreFailed, Superseded
+from orchestra.errors import (
+    DiskNearlyFull,
+    NotAPlayer,
+    NotSaved,
+    OrchestraError,
+    RetiredJournal,
+    StoreFailed,
+    Superseded,
+)
 from orchestra.model import (
     PROTOCOL,
     Announce,
@@ -108,6 +116,7 @@ class Dispatch:
         self.repertoires = Repertoires()
         self.brake = Brake()
         self.online_since: dict[int, int] = {}
+        self.trouble = ""  # why nothing new is accepted or handed out
         self._writer = writer
         self._clock = clock
         self._now = now
@@ -126,6 +135,8 @@ class Dispatch:
 
     async def submit(self, new: NewJob) -> Submitted:
         """Save a job, and claim at once for the players that are free."""
+        if self.trouble:
+            raise DiskNearlyFull(problem=self.trouble)
         wishes = self.scheduler.offer(new.scope, new.players, new.score)
         now = self._now()
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
@@ -322,6 +333,12 @@ class Dispatch:
         except OrchestraError:
             self.scheduler.reopened(session, ended)
             raise
+        if settled.unknown:
+            self.log.warn(
+                "{player} reported {many} runs of jobs that are not here any more",
+                player=session.name,
+                many=settled.unknown,
+            )
         self._offer_again(settled.freed)
 
     def _offer_again(self, freed: Iterable[Freed]) -> None:
@@ -364,6 +381,17 @@ class Dispatch:
         player, epoch, owner, now = session.player, session.epoch, self._owner, self._now()
         jobs = await self._writer.write(lambda cursor: statements.alarm(cursor, player, epoch, owner, runs, now))
         self._feed.touched(jobs, ())
+
+    # ---- a disk that runs full
+
+    def pause(self, trouble: str) -> None:
+        """Accept nothing new and hand out nothing, for this reason; all else goes on."""
+        self.trouble, self.scheduler.paused = trouble, True
+
+    def resume(self) -> None:
+        """Go on where :meth:`pause` stopped."""
+        self.trouble, self.scheduler.paused = "", False
+        self.claim_for(tuple(self.scheduler.sessions.values()))
 
     # ---- the brake
 

@@ -96,6 +96,7 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.sessions: dict[int, Session] = {}
+        self.paused = False  # nobody is given anything; who becomes hungry meanwhile stays so
 
     # ---- sessions come and go
 
@@ -140,7 +141,8 @@ class Scheduler:
         return [Wish(session) for session in chosen]
 
     def _may_claim(self, session: Session) -> bool:
-        return session.hungry and session.ready and not (session.claiming or session.held) and session.room > 0
+        wanted = session.hungry and session.ready and session.room > 0
+        return wanted and not (self.paused or session.claiming or session.held)
 
     def braked(self, holds: Callable[[str], object]) -> None:
         """Operators have held or released players: ``holds`` says of a name whether it is held now."""

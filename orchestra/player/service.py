@@ -3,7 +3,6 @@
 At start it settles with its stage what is still running there, and only then connects to a conductor.
 """
 
-import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -39,6 +38,7 @@ from orchestra.player.line import Connector, Line
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.reporting import Reporter
 from orchestra.store.journal import Journal
+from orchestra.store.reserve import Reserve
 from orchestra.store.writer import Writer
 from orchestra.wire import commands
 
@@ -46,7 +46,6 @@ TICK: Final = 1.0
 LOOK_AT_DISK: Final = 10.0
 LOOK_AT_CERTIFICATES: Final = 60.0
 WARN_EVERY: Final = 86_400.0
-LEAST_FREE: Final = 32 << 20  # bytes on the journal's disk, below which no work is taken
 NOTHING: Final = JournalChange()
 STAGE_RETRY: Final = 1.0
 
@@ -74,6 +73,7 @@ class Player(Service):
         reload_certificates: Callable[[], list[str]],
         warnings: Callable[[], list[str]],
         fail: Callable[[int], object],
+        reserve: int = 32 << 20,
     ) -> None:
         """``start_stage`` is None when the stage has a unit of its own; the rest is made by the tap."""
         self._reactor = reactor
@@ -91,6 +91,7 @@ class Player(Service):
         self._reload_certificates = reload_certificates
         self._warnings = warnings
         self._fail = fail
+        self._reserve = Reserve(journal.directory, reserve)
         self._told_note = ""
         self._reporter = Reporter(reactor, self._fetch, self._reported)
         self._backstage: Backstage
@@ -332,11 +333,8 @@ class Player(Service):
         return self._disk_trouble() if drained is None else onsite.drained_note(drained)
 
     def _disk_trouble(self) -> str:
-        free = shutil.disk_usage(self._journal.directory).free
-        if free >= LEAST_FREE:
-            return ""
-        directory, least = self._journal.directory, LEAST_FREE >> 20
-        return f"the disk of {directory} has only {free >> 20} MB free; it takes work again from {least} MB on"
+        self._reserve.look()
+        return self._reserve.trouble
 
     async def welcomed(self, line: Line, welcome: Welcome) -> None:
         """Settle what is open; then report, announce, and start what waits."""

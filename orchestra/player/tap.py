@@ -78,6 +78,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
         reload_certificates=reload_certificates,
         warnings=lambda: list(tls.credentials.warnings(time.time_ns() // 1_000_000)),
         fail=lambda status: stop_failing(reactor, status),
+        reserve=chosen.reserve,
     )
     gc.set_threshold(100_000, 50, 1000)
     services = MultiService()

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from sqlite3 import Cursor
 from typing import Any, Final
 
-from orchestra.errors import NoSuchJob
 from orchestra.model import Choice, Chosen, State
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Cancelled
+from orchestra.store.views import no_such_job
 
 LIMIT: Final = 1_000  # tasks looked at in one step
 NEWEST: Final = 2**62
@@ -79,7 +79,7 @@ def cancel(
     """The next step of cancelling a job, or its tasks on ``players``. A one-of task may still go to its other
     candidates."""
     if cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
-        raise NoSuchJob(job=job)
+        raise no_such_job(cur, job)
     chosen = None if players is None else set(players)
     step = _Step(cur, actor, now)
     tasks = moves.rows(cur, "job_id = ? AND n > ? ORDER BY n LIMIT ?", (job, (after or _BEGIN)[1], limit))

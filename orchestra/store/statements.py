@@ -12,10 +12,12 @@ from orchestra.store.players import (
     goodbye,
     hello,
     player_catalogues,
+    players,
     roster,
     seen,
     sync_players,
 )
+from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle
 from orchestra.store.submits import submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
@@ -45,6 +47,7 @@ __all__ = [
     "everybody_left",
     "expire",
     "forgive",
+    "give_back",
     "give_up",
     "goodbye",
     "hello",
@@ -57,11 +60,14 @@ __all__ = [
     "output_pieces",
     "player_catalogues",
     "player_rows",
+    "players",
+    "prune",
     "release",
     "roster",
     "save_pieces",
     "seen",
     "settle",
+    "size",
     "submit",
     "sweep_removed",
     "sync_players",

@@ -1,6 +1,6 @@
 """What the store is asked and what it answers, where :mod:`orchestra.model` has no word for it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
@@ -14,6 +14,15 @@ class Roster(Struct, frozen=True):
     added: tuple[str, ...]
     removed: tuple[str, ...]
     returned: tuple[str, ...]
+
+
+class Removals(Struct, frozen=True):
+    """How many players may be removed at once: ``most`` of so many, but never all of them; or as many as somebody
+    has ``accepted``. ``file`` is where the names are from."""
+
+    file: str
+    most: Callable[[int], int]
+    accepted: int = 0
 
 
 class Greeting(Struct, frozen=True, kw_only=True):
@@ -117,6 +126,24 @@ class Swept(Struct, frozen=True):
     ended: frozenset[int]
     count: int
     more: bool = False
+
+
+class Pruned(Struct, frozen=True):
+    """What a step of pruning removed: jobs, rows of output. ``more``: there may be more to do, call again."""
+
+    jobs: int
+    outputs: int
+    more: bool
+
+
+class Restored(Struct, frozen=True, kw_only=True):
+    """What a restore did: tasks that are ``lost`` by it, tasks that are ``doubtful`` now, the id of the next job, and
+    where the store is that was there before ("" if there was none)."""
+
+    lost: int
+    doubtful: int
+    next_job: int
+    aside: str
 
 
 class PlayerRow(Struct, frozen=True):
