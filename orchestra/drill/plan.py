@@ -1,0 +1,98 @@
+"""What will go wrong, when, and for how long: a function of the seed alone. Pure."""
+
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Final
+
+from msgspec import Struct
+
+CONDUCTOR: Final = "conductor"
+
+
+class Kind(Struct, frozen=True, kw_only=True):
+    """A kind of fault. ``part`` is what it befalls: the conductor, a player, its stage, its line or a disk."""
+
+    name: str
+    part: str
+    least: float  # seconds
+    most: float
+    ends_it: bool = False  # the process is ended, so a witness is spared
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """``kind`` befalls ``victim`` (the conductor's or a player's name) ``at`` seconds, healed ``lasts`` later."""
+
+    at: float
+    kind: str
+    part: str
+    victim: str
+    lasts: float
+
+
+KINDS: Final = {
+    kind.name: kind
+    for kind in (
+        Kind(name="kill conductor", part="conductor", least=0.0, most=2.0, ends_it=True),
+        Kind(name="kill player", part="player", least=0.0, most=3.0, ends_it=True),
+        Kind(name="kill stage", part="stage", least=0.2, most=0.2, ends_it=True),
+        Kind(name="restart conductor", part="conductor", least=0.0, most=0.5, ends_it=True),
+        Kind(name="restart player", part="player", least=0.0, most=0.5, ends_it=True),
+        Kind(name="pause conductor", part="conductor", least=0.5, most=5.0),
+        Kind(name="pause player", part="player", least=0.5, most=6.0),
+        Kind(name="pause stage", part="stage", least=0.5, most=4.0),
+        Kind(name="hang up conductor", part="conductor", least=0.1, most=0.1),
+        Kind(name="hang up player", part="player", least=0.1, most=0.1),
+        Kind(name="second player", part="player", least=0.1, most=0.1),
+        Kind(name="cut line", part="line", least=0.1, most=0.1),
+        Kind(name="stall line", part="line", least=0.5, most=6.0),
+        Kind(name="stall line up", part="line", least=0.5, most=6.0),
+        Kind(name="stall line down", part="line", least=0.5, most=6.0),
+        Kind(name="black hole", part="line", least=0.5, most=5.0),
+        Kind(name="slow line", part="line", least=2.0, most=8.0),
+        Kind(name="stale line", part="line", least=3.0, most=8.0),
+        Kind(name="full disk conductor", part="conductor disk", least=0.3, most=2.0),
+        Kind(name="full disk player", part="player disk", least=0.3, most=2.0),
+    )
+}
+DISKS: Final = frozenset(name for name in KINDS if name.startswith("full disk"))
+WITNESSES_FROM: Final = 3  # players; then the last one's processes are never ended, to see whether they grow
+BETWEEN: Final = (0.4, 2.0)  # seconds from one fault to the next
+
+
+def plan(seed: int, seconds: float, players: Sequence[str], kinds: Sequence[str] = tuple(KINDS)) -> tuple[Fault, ...]:
+    """The faults of a drill, in order. Every kind comes before any comes again; one victim has one fault at a time."""
+    chance = Random(f"faults of {seed}")
+    ahead = _in_turns(chance, kinds)
+    free_at: dict[tuple[str, str], float] = {}
+    faults: list[Fault] = []
+    at = chance.uniform(*BETWEEN)
+    while at < seconds and kinds:
+        kind = KINDS[next(ahead)]
+        part, victim = kind.part, _victim(chance, kind, players)
+        lasts = min(chance.uniform(kind.least, kind.most), max(seconds - at, 0.1))
+        if free_at.get((part, victim), 0.0) <= at:
+            faults.append(Fault(at=round(at, 3), kind=kind.name, part=part, victim=victim, lasts=round(lasts, 3)))
+            free_at[part, victim] = at + lasts + 1.0
+            at += chance.uniform(*BETWEEN)
+        else:
+            at += 0.1
+    return tuple(faults)
+
+
+def witness(players: Sequence[str]) -> str | None:
+    """The player whose processes are not ended, if there are enough to spare one."""
+    return players[-1] if len(players) >= WITNESSES_FROM else None
+
+
+def _in_turns(chance: Random, kinds: Sequence[str]) -> Iterator[str]:
+    while kinds:
+        turn = list(kinds)
+        chance.shuffle(turn)
+        yield from turn
+
+
+def _victim(chance: Random, kind: Kind, players: Sequence[str]) -> str:
+    if kind.part.startswith(CONDUCTOR):
+        return CONDUCTOR
+    spared = witness(players) if kind.ends_it else None
+    return chance.choice([player for player in players if player != spared])
