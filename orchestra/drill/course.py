@@ -138,7 +138,6 @@ class Course:
         first = blocking(self._reactor, look(self._client))
         self._place.stop(CONDUCTOR)
         self._place.start_conductor()
-        self._wait(self._all_online, ONLINE_WITHIN)
         second = blocking(self._reactor, look(self._client))
         self._reactor.callFromThread(self._client.close)
         return first, second
