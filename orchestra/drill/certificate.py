@@ -27,7 +27,7 @@ class Certificate(Struct, frozen=True, kw_only=True):
     jobs: int
     tasks: int
     starts: int
-    repeated_starts: int  # of idempotent scores
+    later_starts: int  # of an attempt that was not the first
     unanswered: int
     outcomes: dict[str, int]
     before: tuple[Vitals, ...]
@@ -67,7 +67,7 @@ def certify(
         jobs=len(evidence.looks[0]),
         tasks=len(tasks),
         starts=len(starts),
-        repeated_starts=sum(line.attempt > 1 for line in starts),
+        later_starts=sum(line.attempt > 1 for line in starts),
         unanswered=sum(request.unanswered for request in evidence.requests),
         outcomes=dict(Counter(task.state for task in tasks).most_common()),
         before=evidence.remains.before,
@@ -89,7 +89,7 @@ def _lines(c: Certificate) -> Iterator[str]:
     yield _row("Faults", f"{sum(c.faults.values())}: " + (_counted(c.faults) or "none"))
     for line in c.left_out:
         yield _row("Left out", line)
-    yield _row("Work", f"{c.jobs:,} jobs, {c.tasks:,} tasks, {c.starts:,} starts ({c.repeated_starts} repeated)")
+    yield _row("Work", f"{c.jobs:,} jobs, {c.tasks:,} tasks, {c.starts:,} starts ({c.later_starts} of later attempts)")
     yield _row("", f"{c.unanswered} submits were not answered; those with a key were sent again")
     yield _row("Outcomes", _counted(c.outcomes))
     for now in c.end:

@@ -198,8 +198,9 @@ def _not_idempotent_once(case: Case, tally: Tally) -> None:
 def _moved_after_proof(case: Case, tally: Tally) -> None:
     for one in case.tasks:
         for attempt in one.attempts:
-            if attempt.became == "pending" and one.wrote(START, attempt.number):
-                told = _idempotent(case, one) and case.stage_killed(attempt) is not None
+            if attempt.became == "pending":
+                lost = _idempotent(case, one) and case.stage_killed(attempt) is not None
+                told = lost or not one.wrote(START, attempt.number)
                 words = f"attempt {attempt.number} had started on {attempt.player}, and was handed out again"
                 tally.expect(told, words, one)
 

@@ -185,14 +185,10 @@ class Nemesis:
             self._in_reactor(gate.cut)
         elif kind == "stale line":
             self._in_reactor(gate.behave, Mode.STALL)
-            self._at(time.monotonic() + SEVER_AFTER, lambda: self._sever(gate))
+            self._at(time.monotonic() + SEVER_AFTER, partial(self._in_reactor, gate.sever))
         else:
             self._in_reactor(gate.behave, _MODES[kind])
         return lambda: self._in_reactor(gate.heal)
-
-    def _sever(self, gate: Gate) -> None:
-        self._in_reactor(gate.sever)
-        gate.mode = Mode.OPEN  # for connections that come; those that are there stay stalled
 
     def _fill(self, name: str) -> Callable[[], None]:
         self._full[name] = float("inf")

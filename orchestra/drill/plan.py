@@ -57,25 +57,28 @@ KINDS: Final = {
 DISKS: Final = frozenset(name for name in KINDS if name.startswith("full disk"))
 WITNESSES_FROM: Final = 3  # players; then the last one's processes are never ended, to see whether they grow
 BETWEEN: Final = (0.4, 2.0)  # seconds from one fault to the next
+RESPITE: Final = 1.0  # seconds that a victim has between two faults
 
 
 def plan(seed: int, seconds: float, players: Sequence[str], kinds: Sequence[str] = tuple(KINDS)) -> tuple[Fault, ...]:
     """The faults of a drill, in order. Every kind comes before any comes again; one victim has one fault at a time."""
     chance = Random(f"faults of {seed}")
-    ahead = _in_turns(chance, kinds)
     free_at: dict[tuple[str, str], float] = {}
+    turn: list[str] = []
     faults: list[Fault] = []
     at = chance.uniform(*BETWEEN)
     while at < seconds and kinds:
-        kind = KINDS[next(ahead)]
-        part, victim = kind.part, _victim(chance, kind, players)
-        lasts = min(chance.uniform(kind.least, kind.most), max(seconds - at, 0.1))
-        if free_at.get((part, victim), 0.0) <= at:
-            faults.append(Fault(at=round(at, 3), kind=kind.name, part=part, victim=victim, lasts=round(lasts, 3)))
-            free_at[part, victim] = at + lasts + 1.0
-            at += chance.uniform(*BETWEEN)
-        else:
+        turn = turn or chance.sample(list(kinds), len(kinds))
+        chosen = next(_possible(chance, turn, players, free_at, at), None)
+        if chosen is None:
             at += 0.1
+            continue
+        kind, victim = chosen
+        turn.remove(kind.name)
+        lasts = min(chance.uniform(kind.least, kind.most), max(seconds - at, 0.1))
+        faults.append(Fault(at=round(at, 3), kind=kind.name, part=kind.part, victim=victim, lasts=round(lasts, 3)))
+        free_at[kind.part, victim] = at + lasts + RESPITE
+        at += chance.uniform(*BETWEEN)
     return tuple(faults)
 
 
@@ -84,15 +87,19 @@ def witness(players: Sequence[str]) -> str | None:
     return players[-1] if len(players) >= WITNESSES_FROM else None
 
 
-def _in_turns(chance: Random, kinds: Sequence[str]) -> Iterator[str]:
-    while kinds:
-        turn = list(kinds)
-        chance.shuffle(turn)
-        yield from turn
+def _possible(
+    chance: Random, kinds: Sequence[str], players: Sequence[str], free_at: dict[tuple[str, str], float], at: float
+) -> Iterator[tuple[Kind, str]]:
+    """Each of ``kinds`` that somebody can have now, with a victim."""
+    for name in kinds:
+        kind = KINDS[name]
+        free = [victim for victim in _victims(kind, players) if free_at.get((kind.part, victim), 0.0) <= at]
+        if free:
+            yield kind, chance.choice(free)
 
 
-def _victim(chance: Random, kind: Kind, players: Sequence[str]) -> str:
+def _victims(kind: Kind, players: Sequence[str]) -> Sequence[str]:
     if kind.part.startswith(CONDUCTOR):
-        return CONDUCTOR
+        return (CONDUCTOR,)
     spared = witness(players) if kind.ends_it else None
-    return chance.choice([player for player in players if player != spared])
+    return [player for player in players if player != spared]

@@ -125,7 +125,8 @@ class Passage:
 
     def cut(self) -> None:
         """Reset both connections."""
-        for end in list(self._ends.values()):
+        ends, self._ends = list(self._ends.values()), {}
+        for end in ends:
             end.cut()
 
     def sever(self) -> None:
@@ -195,6 +196,7 @@ class Gate:
 
     def sever(self) -> None:
         """Reset every connection on the player's side alone; new ones are served beside what is left."""
+        self.mode = Mode.OPEN
         for passage in list(self._passages):
             passage.sever()
 

@@ -17,7 +17,7 @@ LONG_OUTPUT: Final = 30_000  # bytes: more than travels with a report
 
 
 class Wish(Struct, frozen=True, kw_only=True):
-    """A request and its asker's manners. ``cancel_after``: seconds, None is never; ``cancel_on``: only there, if any."""
+    """A request and its asker's manners. ``cancel_after``: seconds or None; ``cancel_on``: only there, if any."""
 
     ask: Ask
     hasty: bool = False
