@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conductor": {*BELOW_SERVICES, "audience", "hangup"},
     "player": {*BELOW_SERVICES, "audience", "hangup"},
     "bench": {*BELOW_SERVICES, "audience", "player"},
-    "cli": {*BELOW_SERVICES, "audience", "bench", "hangup", "logs", "player"},
+    "drill": {*FOUNDATION, "audience", "player"},
+    "cli": {*BELOW_SERVICES, "audience", "bench", "drill", "hangup", "logs", "player"},
 }
 """Every room of the house and the rooms it may import; its own is always among them."""
 

@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "ca": Mounted("orchestra.cli.ca:ca", "Our own certificate authority."),
     "bench": Mounted("orchestra.cli.bench:bench", "Measure this machine: latency, rates, memory, beside their floors."),
     "emulate": Mounted("orchestra.cli.emulate:emulate", "Be many players at once, to try a conductor with."),
+    "drill": Mounted("orchestra.cli.drill:drill", "Try on this machine that nothing is lost or done twice."),
     "demo": Mounted("orchestra.cli.demo:demo", "See a conductor and three players at work on this machine."),
 }
 
