@@ -16,7 +16,7 @@ from orchestra.store.players import (
     seen,
     sync_players,
 )
-from orchestra.store.reports import alarm, save_pieces, settle
+from orchestra.store.reports import alarm, save_pieces, settle, settle_all
 from orchestra.store.submits import submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
 from orchestra.store.views import (
@@ -62,6 +62,7 @@ __all__ = [
     "save_pieces",
     "seen",
     "settle",
+    "settle_all",
     "submit",
     "sweep_removed",
     "sync_players",
