@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from sqlite3 import Cursor
 from typing import Any, Final, TypeVar
@@ -17,7 +17,7 @@ from orchestra.bench.sizes import Setting
 from orchestra.errors import BenchFailed
 from orchestra.model import Asker, Hello, NewJob, Report, Run, Scope, Told
 from orchestra.store import sqlite, statements
-from orchestra.store.values import ClaimAsk, Claimed
+from orchestra.store.values import Batch, ClaimAsk, Claimed
 from orchestra.store.writer import commit
 
 OWNER: Final = "bench"
@@ -53,15 +53,11 @@ class Warehouse:
         return self._do(lambda cur: statements.hello(cur, player, hello, OWNER, 0, "127.0.0.1")).epoch
 
     def _do(self, work: Callable[[Cursor], T]) -> T:
-        [done] = self._together([work])
-        return done
-
-    def _together(self, works: list[Callable[[Cursor], T]]) -> list[T]:
-        """Do ``works`` in one transaction."""
-        results, problem = commit(self._connection, "store", [(work, Deferred()) for work in works])
+        """Do ``work`` in a transaction of its own, as the conductor's writer does."""
+        [(_, result)], problem = commit(self._connection, "store", [(work, Deferred())])
         if problem is not None:
             raise BenchFailed(case="store", problem=str(problem))
-        return [_good(result) for _, result in results]
+        return _good(result)  # type: ignore[no-any-return]
 
     def fill(self, tasks: int) -> None:
         """Have so many tasks wait, evenly."""
@@ -102,17 +98,16 @@ class Warehouse:
     def finish(self, claims: list[Claimed]) -> int:
         """Settle all of them as ``ok``, a hundred in a transaction; how many."""
         for begin in range(0, len(claims), PLAYERS):
-            self._together([self._settle(one) for one in claims[begin : begin + PLAYERS]])
+            self._settle(claims[begin : begin + PLAYERS])
         done = self._connection.execute("SELECT sum(ok), sum(pending), sum(dispatched) FROM jobs").fetchone()
         finished = sum(len(claimed.runs) for claimed in claims)
         if done[1] or done[2] or done[0] < finished:
             raise BenchFailed(case="store", problem=f"ok, pending and dispatched are {done} after {finished} tasks")
         return finished
 
-    def _settle(self, claimed: Claimed) -> Callable[[Cursor], Any]:
-        reports = [_report(run) for run in claimed.runs]
-        epoch = self._epochs[claimed.player]
-        return lambda cur: statements.settle(cur, claimed.player, epoch, OWNER, reports, 2)
+    def _settle(self, claims: Iterable[Claimed]) -> None:
+        batches = [Batch(one.player, self._epochs[one.player], [_report(run) for run in one.runs]) for one in claims]
+        self._do(lambda cur: statements.settle_all(cur, OWNER, batches, 2))
 
     def both(self, tasks: int) -> float:
         """Tasks per second, submitted, claimed and finished."""

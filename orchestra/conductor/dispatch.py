@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from orchestra import __version__
 from orchestra.conductor.door import Door
 from orchestra.conductor.feed import Feed
+from orchestra.conductor.together import Said, Together
 from orchestra.core.brake import Brake
 from orchestra.core.scheduler import Scheduler, Session, Wish
 from orchestra.errors import (
@@ -48,6 +49,7 @@ from orchestra.store import statements
 from orchestra.store.holds import Mark
 from orchestra.store.saver import Saver
 from orchestra.store.values import (
+    Batch,
     Cancelled,
     ClaimAsk,
     Claimed,
@@ -122,6 +124,7 @@ class Dispatch:
         self._now = now
         self._owner = owner
         self._feed = feed
+        self._reports = Together(self._settle)
 
     def player_id(self, name: str) -> int | None:
         """A player's id, if it is in the players file."""
@@ -318,28 +321,31 @@ class Dispatch:
         session = door.session
         assert session is not None
         ended = self.scheduler.ended(session, (report.seq for report in reports))
-        wishes = self.scheduler.wishes([session]) if self.scheduler.current(session) else []
-        now = self._now()
         try:
-            settled = await self._claiming(
-                wishes,
-                now,
-                lambda cursor: statements.settle(cursor, session.player, session.epoch, self._owner, reports, now),
-                lambda settled: (settled.jobs, settled.ended),
-            )
+            await self._reports.add(session, reports)
         except Superseded:
             door.abort()
-            return
         except OrchestraError:
             self.scheduler.reopened(session, ended)
             raise
+
+    async def _settle(self, some: Sequence[Said]) -> frozenset[tuple[int, int]]:
+        batches = [Batch(said.session.player, said.session.epoch, said.reports) for said in some]
+        wishes = self.scheduler.wishes(said.session for said in some if self.scheduler.current(said.session))
+        now = self._now()
+        settled = await self._claiming(
+            wishes,
+            now,
+            lambda cursor: statements.settle_all(cursor, self._owner, batches, now),
+            lambda settled: (settled.jobs, settled.ended),
+        )
         if settled.unknown:
+            who = ", ".join(sorted({said.session.name for said in some})[:5])
             self.log.warn(
-                "{player} reported {many} runs of jobs that are not here any more",
-                player=session.name,
-                many=settled.unknown,
+                "{many} reported runs are of jobs that are not here any more ({who})", many=settled.unknown, who=who
             )
         self._offer_again(settled.freed)
+        return settled.superseded
 
     def _offer_again(self, freed: Iterable[Freed]) -> None:
         wishes: list[Wish] = []

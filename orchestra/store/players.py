@@ -58,6 +58,12 @@ def roster(cur: Cursor) -> dict[str, tuple[int, bool]]:
     return {name: (player, bool(enabled)) for name, player, enabled in rows}
 
 
+def is_newest(cur: Cursor, player: int, epoch: int, owner: str) -> bool:
+    """Lock the player's row; whether this session is its newest."""
+    row = cur.execute("SELECT epoch, owner FROM players WHERE player_id = ?", (player,)).fetchone()
+    return bool(row == (epoch, owner))
+
+
 def check_session(cur: Cursor, player: int, epoch: int, owner: str) -> None:
     """Lock the player's row and see that this session is its newest, else raise Superseded."""
     row = cur.execute("SELECT name, epoch, owner FROM players WHERE player_id = ?", (player,)).fetchone()

@@ -1,6 +1,6 @@
 """What players report: an outcome counts once, and only for the run that the task is waiting for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from sqlite3 import Cursor
 from typing import Final
 
@@ -9,8 +9,8 @@ import msgspec
 from orchestra.model import Piece, Report, Scope, Standing, Started, State, Told, after_run
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
-from orchestra.store.players import check_session
-from orchestra.store.values import Freed, Settled
+from orchestra.store.players import check_session, is_newest
+from orchestra.store.values import Batch, Freed, Settled
 
 _JOB: Final = (
     "SELECT scope, idempotent, max_attempts, expires_at, scores.name FROM jobs JOIN scores USING (score_id) "
@@ -25,11 +25,11 @@ _decode = msgspec.msgpack.Decoder(Report).decode
 
 
 class _Settling:
-    """One batch of reports of one player."""
+    """Batches of reports, one player's after another's."""
 
-    def __init__(self, cur: Cursor, player: int, now: int) -> None:
+    def __init__(self, cur: Cursor, now: int) -> None:
         self.cur = cur
-        self.player = player
+        self.player = 0
         self.ledger = Ledger(cur, now)
         self.freed: list[Freed] = []
         self.late = 0
@@ -40,6 +40,12 @@ class _Settling:
         if job not in self._jobs:
             self._jobs[job] = self.cur.execute(_JOB, (job,)).fetchone()
         return self._jobs[job]
+
+    def settle_all(self, player: int, reports: Iterable[Report]) -> None:
+        """What one player reports."""
+        self.player = player
+        for report in reports:
+            self.settle(report)
 
     def settle(self, report: Report) -> None:
         """The task moves if it waits for exactly this run; else it is remembered as an event."""
@@ -103,11 +109,22 @@ class _Settling:
 def settle(cur: Cursor, player: int, epoch: int, owner: str, reports: Sequence[Report], now: int) -> Settled:
     """Take a batch of reports; Superseded if the session is not the player's newest."""
     check_session(cur, player, epoch, owner)
-    batch = _Settling(cur, player, now)
-    for report in reports:
-        batch.settle(report)
-    ended = batch.ledger.close()
-    return Settled(batch.ledger.jobs, ended, tuple(batch.freed), batch.late, batch.unknown)
+    return settle_all(cur, owner, [Batch(player, epoch, reports)], now)
+
+
+def settle_all(cur: Cursor, owner: str, batches: Sequence[Batch], now: int) -> Settled:
+    """Take the reports of several players at once, so that each job is counted and numbered once for all of them. A
+    batch of a session that is not its player's newest is left out, and told."""
+    work = _Settling(cur, now)
+    superseded = set()
+    for batch in sorted(batches, key=lambda batch: batch.player):
+        if is_newest(cur, batch.player, batch.epoch, owner):
+            work.settle_all(batch.player, batch.reports)
+        else:
+            superseded.add((batch.player, batch.epoch))
+    ended = work.ledger.close()
+    freed, gone = tuple(work.freed), frozenset(superseded)
+    return Settled(work.ledger.jobs, ended, freed, work.late, work.unknown, gone)
 
 
 def save_pieces(cur: Cursor, player: int, epoch: int, owner: str, pieces: Sequence[Piece]) -> None:

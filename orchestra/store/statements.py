@@ -18,7 +18,7 @@ from orchestra.store.players import (
     sync_players,
 )
 from orchestra.store.prune import give_back, prune, size
-from orchestra.store.reports import alarm, save_pieces, settle
+from orchestra.store.reports import alarm, save_pieces, settle, settle_all
 from orchestra.store.submits import submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
 from orchestra.store.views import (
@@ -67,6 +67,7 @@ __all__ = [
     "save_pieces",
     "seen",
     "settle",
+    "settle_all",
     "size",
     "submit",
     "sweep_removed",

@@ -1,10 +1,10 @@
 """What the store is asked and what it answers, where :mod:`orchestra.model` has no word for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from orchestra.model import Hold, OpenRun, PlayerView, Run
+from orchestra.model import Hold, OpenRun, PlayerView, Report, Run
 
 
 class Roster(Struct, frozen=True):
@@ -81,14 +81,24 @@ class Freed(Struct, frozen=True):
     score: str = ""
 
 
+class Batch(Struct, frozen=True):
+    """What one session of a player reports at once."""
+
+    player: int
+    epoch: int
+    reports: Sequence[Report]
+
+
 class Settled(Struct, frozen=True):
-    """What a batch of reports changed. ``late`` ones became events, ``unknown`` ones were of pruned jobs."""
+    """What reports changed. ``late`` ones became events, ``unknown`` ones were of pruned jobs; ``superseded`` are the
+    sessions (player, epoch) whose batches were not taken."""
 
     jobs: frozenset[int]
     ended: frozenset[int]
     freed: tuple[Freed, ...]
     late: int
     unknown: int
+    superseded: frozenset[tuple[int, int]] = frozenset()
 
 
 class HeldBack(Struct, frozen=True):
