@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -115,6 +116,12 @@ class Line(Peer):
         self._gone(self, reason)
 
 
+def over_tls(reactor: Any, address: ConductorAddress, tls: ClientCredentials) -> IStreamClientEndpoint:
+    """The way to a conductor: TCP, and TLS that accepts only who bears the conductor's name."""
+    tcp = HostnameEndpoint(reactor, address.address.encode("idna"), address.port, timeout=DIALLING)
+    return wrapClientTLS(tls.options(address.name), tcp)
+
+
 class Connector:
     """Keeps one line up, to whichever conductor answers."""
 
@@ -128,7 +135,9 @@ class Connector:
         listener: Listener,
         beat: float,
         random: Random,
+        endpoint: Callable[[Any, ConductorAddress, ClientCredentials], IStreamClientEndpoint] | None = None,
     ) -> None:
+        """``endpoint`` says how an address is dialled: over TLS, if nothing else is asked for."""
         self._reactor = reactor
         self._addresses = itertools.cycle(addresses)
         self._address = next(self._addresses)
@@ -136,12 +145,14 @@ class Connector:
         self._listener = listener
         self._beat = beat
         self._random = random
+        self._endpoint = endpoint or over_tls
         self._spread = FIRST_SPREAD
         self._failures = 0
         self._said = ""
         self._why = ""  # the last connection ended, or did not come about
         self._at_once = False
         self._waiting: IDelayedCall | None = None
+        self._dialling: Deferred[Any] | None = None
         self._line: Line | None = None
         self._running = False
 
@@ -156,7 +167,9 @@ class Connector:
         self._running = False
         if self._waiting is not None and self._waiting.active():
             self._waiting.cancel()
-        if self._line is not None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+        elif self._line is not None:
             self._line.abort()
 
     def again(self) -> None:
@@ -187,10 +200,13 @@ class Connector:
         address = self._address
         line = Line(self._reactor, self._listener, self._beat, self._gone)
         self._line = line
-        tcp = HostnameEndpoint(self._reactor, address.address.encode("idna"), address.port, timeout=DIALLING)
-        endpoint = wrapClientTLS(self._tls.options(address.name), tcp)
-        connected = endpoint.connect(Factory.forProtocol(lambda: line))
-        connected.addErrback(self._not_connected)
+        endpoint = self._endpoint(self._reactor, address, self._tls)
+        self._dialling = endpoint.connect(Factory.forProtocol(lambda: line))
+        self._dialling.addBoth(self._dialled).addErrback(self._not_connected)
+
+    def _dialled(self, result: Any) -> Any:
+        self._dialling = None
+        return result
 
     def _not_connected(self, failure: Failure) -> None:
         self._again(explain(failure, self._tls.credentials), welcomed=False, retry_after=0.0)

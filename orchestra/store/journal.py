@@ -98,15 +98,19 @@ class Journal:
     def _read(self) -> None:
         connection = connect(self.path)
         try:
-            _prepare(connection, self.path)
-            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if problem != "ok":
-                raise Damaged(problem)
-            meta = {key: _unsealed(value) for key, value in connection.execute("SELECT k, v FROM meta")}
-            rows = connection.execute("SELECT seq, body, crc FROM runs ORDER BY seq").fetchall()
+            self.read(connection)
         finally:
             connection.close()
         sync_directory(self.directory)
+
+    def read(self, connection: Connection) -> None:
+        """Take in what an open database says, which is made a journal first if it is empty."""
+        _prepare(connection, self.path)
+        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise Damaged(problem)
+        meta = {key: _unsealed(value) for key, value in connection.execute("SELECT k, v FROM meta")}
+        rows = connection.execute("SELECT seq, body, crc FROM runs ORDER BY seq").fetchall()
         if "id" not in meta or "high" not in meta:
             raise Damaged("its identity is missing")
         self.entries = tuple(_entry(*row) for row in rows)

@@ -1,0 +1,82 @@
+"""One story from its seed: the world begins, the nemesis rages and rests, and everything has to end well."""
+
+import gc
+from collections import Counter
+from typing import NamedTuple
+
+from twisted.logger import globalLogPublisher
+
+from orchestra.model import State
+from simulation.checker import check, unfinished
+from simulation.nemesis import Nemesis
+from simulation.world import World
+
+PATIENCE = 500.0  # seconds after the last fault in which everything ends
+
+
+class Story(NamedTuple):
+    """How a seed went."""
+
+    seed: int
+    violations: list[str]
+    trace: list[str]
+    counts: Counter[str]
+    lasted: float
+
+    def report(self) -> str:
+        """What a person needs who wants to know why."""
+        lines = [*self.trace, "", f"seed {self.seed} breaks what is promised:", *self.violations]
+        lines += ["", f"again: cd tests && python -m simulation --seed {self.seed}"]
+        return "\n".join(lines)
+
+
+def tell(seed: int, *, keep: bool = False) -> Story:
+    """Play a seed; its trace is kept if a promise is broken, or if asked for."""
+    world = World(seed)
+    globalLogPublisher.addObserver(world.timeline.hear)
+    gc.disable()
+    try:
+        _play(world)
+    finally:
+        gc.enable()
+        globalLogPublisher.removeObserver(world.timeline.hear)
+    violations = [*world.violations, *world.timeline.bugs]
+    trace = world.timeline.trace() if violations or keep else []
+    return Story(seed, violations, trace, _counts(world), world.timeline.now)
+
+
+def _counts(world: World) -> Counter[str]:
+    """What there was in the story, so that one can see whether stories are rich."""
+    counts = Counter({"tasks": 0, "starts": len(world.starts)})
+    for state, attempt in world.store.execute("SELECT state, attempt FROM tasks").fetchall():
+        counts["tasks"] += 1
+        counts[State(state).label] += 1
+        counts["tried again"] += attempt > 1
+    for reason, many in world.store.execute("SELECT reason, count(*) FROM tasks WHERE state = 9 GROUP BY 1").fetchall():
+        counts[f"lost: {reason}"] += many
+    counts.update(f"fault: {what}" for _, what, _ in world.facts)
+    return counts
+
+
+def _play(world: World) -> None:
+    timeline = world.timeline
+    world.start_everything()
+    world.supervise()
+    if len(world.conductors) > 1:
+        world.poll()
+    timeline.run_for(timeline.random.choice((0.0, 1.0, 6.0)))
+    nemesis = Nemesis(world)
+    nemesis.rage()
+    nemesis.rest()
+    _wait(world)
+    check(world)
+
+
+def _wait(world: World) -> None:
+    """Time passes until all is quiet, or too much of it has."""
+    world.timeline.run_for(12.0)  # who is asleep wakes up
+    patience = PATIENCE
+    while patience > 0 and unfinished(world):
+        world.timeline.run_for(2.0)
+        patience -= 2.0
+    world.timeline.run_for(3.0)
