@@ -113,6 +113,10 @@ WHOLE = lines("start 1", "end 1")
 KILL = (StageKill("a", AT + 1200),)
 
 
+def changed(one: Seen, **of_task: Any) -> Seen:
+    return replace(one, tasks=(replace(one.tasks[0], **of_task),))
+
+
 GOOD = {
     "ok": evidence(seen(), WHOLE),
     "ok, with output": evidence(replace(seen(params={"bytes": "9"}), output={0: b"xxxxxxxx\n"}), WHOLE),
@@ -127,6 +131,11 @@ GOOD = {
     "expired": evidence(seen((), expires=AT + 5, happened=(("expired", AT + 6),))),
     "refused where the score is not": evidence(seen((("a", "refused"),), score="somewhere")),
     "refused for a full disk": evidence(seen((("a", "refused"),)), troubled_disks=True),
+    "ok on a full disk, with no room for its output": evidence(
+        changed(replace(seen(params={"bytes": "9000"}), output={0: b""}), notes=("the output could not be kept",)),
+        WHOLE,
+        troubled_disks=True,
+    ),
     "lost": evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=KILL),
     "lost at its very end": evidence(seen((("a", "lost"),)), WHOLE, stage_kills=KILL),
     "lost, and again": evidence(
@@ -151,10 +160,6 @@ GOOD = {
 def test_what_is_well_is_not_complained_of(name: str) -> None:
     """Every outcome can be reached with all promises kept."""
     assert broken(GOOD[name]) == {}
-
-
-def changed(one: Seen, **of_task: Any) -> Seen:
-    return replace(one, tasks=(replace(one.tasks[0], **of_task),))
 
 
 def of_job(one: Seen, **of_job: Any) -> Seen:
@@ -340,6 +345,16 @@ BAD: dict[str, tuple[Evidence, str, str]] = {
         evidence(replace(seen(params={"bytes": "9"}), output={0: b"xxxx\n"}), WHOLE),
         "ok is true",
         "5 bytes of its output were kept",
+    ),
+    "ok on a full disk, and silent about its output": (
+        evidence(replace(seen(params={"bytes": "9000"}), output={0: b""}), WHOLE, troubled_disks=True),
+        "ok is true",
+        "0 bytes of its output were kept",
+    ),
+    "ok with room enough, and without its output": (
+        evidence(changed(replace(seen(params={"bytes": "9000"}), output={0: b""}), notes=("not kept",)), WHOLE),
+        "ok is true",
+        "0 bytes of its output were kept",
     ),
     "ok with a wrong count of its output": (
         evidence(changed(seen(params={"bytes": "9"}), stdout=Stream(total=8)), WHOLE),

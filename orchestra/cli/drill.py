@@ -24,7 +24,7 @@ from orchestra import __version__
 from orchestra.audience.client import running_reactor
 from orchestra.cli.printing import say
 from orchestra.cli.session import SETTINGS
-from orchestra.cli.theatre import DOMAIN, Theatre
+from orchestra.cli.theatre import DOMAIN, PATIENCE, STEP, Theatre
 from orchestra.drill import plan
 from orchestra.drill.certificate import Certificate, certify, text
 from orchestra.drill.checker import check
@@ -130,7 +130,8 @@ class Home:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.keep |= kind is not None and kind is not KeyboardInterrupt
-        self._stack.close()
+        with _undisturbed():
+            self._stack.close()
         if self.keep:
             print(f"The logs and stores are in {self.path}.", file=sys.stderr)
         else:
@@ -169,7 +170,8 @@ class Setting:
         theatre.build(None)
         theatre.write_conductor(beat=BEAT)
         for player in self._players:
-            here = [score for score in SCORES.values() if not (score.somewhere and player == self._players[-1])]
+            bare = len(self._players) > 1 and player == self._players[-1]
+            here = [score for score in SCORES.values() if not (score.somewhere and bare)]
             install(theatre.home / player / "scores", theatre.home / "ledger" / "drill", here)
 
     def _opened(self) -> dict[str, Gate]:
@@ -208,9 +210,15 @@ class Setting:
         self.nemesis.heal()
         with suppress(OrchestraError):
             self._theatre.close()
-        for pid in (*self._theatre.left_behind(), *live_runs(marks(self._theatre.home / "ledger" / "drill"))):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        give_up = time.monotonic() + PATIENCE
+        while (left := self._left()) and time.monotonic() < give_up:  # one that is just being started may appear late
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(STEP)
+
+    def _left(self) -> list[int]:
+        return [*self._theatre.left_behind(), *live_runs(marks(self._theatre.home / "ledger" / "drill"))]
 
 
 @contextmanager
@@ -221,6 +229,17 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C must not leave half of it behind."""
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def _teller() -> Callable[[str], None]:

@@ -69,7 +69,8 @@ class TaskCase:
         job = self.seen.job
         asked = " ".join(f"{key}={value}" for key, value in job.params.items())
         head = f"job {job.job} task {self.task.task}: {job.score} ({job.scope} of), {asked}; key {job.request_key}"
-        now = f"is {self.task.state} on {self.task.player}, attempt {self.task.attempt}, {self.task.reason!r}"
+        task = self.task
+        now = f"is {task.state} on {task.player}, attempt {task.attempt}, {task.reason!r} {task.notes}"
         events = [f"event {e.n} at {e.at}: {e.kind} {e.player or ''} {e.detail}".rstrip() for e in self.events]
         return (head, now, *events, *map(str, self.lines))
 

@@ -104,7 +104,7 @@ class Course:
         self._place.start_conductor()
         for player in self._players:
             self._place.start_player(player)
-        if not self._wait(self._all_online, ONLINE_WITHIN):
+        if not self._wait(self._all_online, ONLINE_WITHIN, "waiting for the players"):
             raise NoConductor(socket=self._place.socket, problem="not all players came online")
 
     def _perform(self, faults: Sequence[Fault], seconds: float) -> None:
@@ -153,14 +153,14 @@ class Course:
 
     # ---- waiting
 
-    def _wait(self, condition: Callable[[], bool], patience: float) -> bool:
+    def _wait(self, condition: Callable[[], bool], patience: float, words: str = "healed, waiting") -> bool:
         """Whether it came true in time; meanwhile what is down is started again."""
         give_up = time.monotonic() + patience
         while not condition():
             if time.monotonic() > give_up:
                 return False
             self._nemesis.turn()
-            self._tell(self._progress("healed, waiting"))
+            self._tell(self._progress(words))
             time.sleep(STEP * 4)
         return True
 

@@ -38,7 +38,7 @@ class DrillScore(Struct, frozen=True, kw_only=True):
     conf: str
     idempotent: bool = False
     timeout: float = 60.0
-    somewhere: bool = False  # the last player does not have it
+    somewhere: bool = False  # the last of several players does not have it
 
 
 def _score(name: str, *lines: str, idempotent: bool = False, timeout: float = 60.0) -> DrillScore:
