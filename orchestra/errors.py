@@ -304,6 +304,10 @@ class RetiredJournal(OrchestraError):
     'orchestra player forgive {player}' on the conductor."""
 
 
+class Unconfirmed(OrchestraError):
+    """{player} came with a new journal, and has yet to show that it is there."""
+
+
 class SchemaTooNew(OrchestraError):
     """{path} was written by a newer Orchestra (its schema is {found}, this one knows up to {known}); install that
     version again, or put back the backup that its upgrade left beside it."""

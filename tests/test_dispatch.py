@@ -44,7 +44,11 @@ class Player:
 
     def __init__(self, house: "House", player: int, *, slow: bool = False) -> None:
         self.welcomes, self.performs = Hearing(slow=slow), Hearing()
-        heard = ((commands.WELCOME, self.welcomes), (commands.PERFORM, self.performs))
+        heard = (
+            (commands.WELCOME, self.welcomes),
+            (commands.PERFORM, self.performs),
+            (commands.BEAT, Hearing()),
+        )
         self.ends: Ends[Door] = Ends(
             lambda clock: Door(clock, house.dispatch, Limits(), lambda: None),
             lambda clock: Peer(clock, heard, 1 << 20),
@@ -104,6 +108,12 @@ class House:
         for player in self.players:
             player.ends.flush()
 
+    def states(self, number: int) -> list[str]:
+        found: list[str] = []
+        views = self.inline.read(lambda cursor: statements.task_views(cursor, number, -1, 10, ()))
+        views.addCallback(lambda rows: found.extend(row.state for row in rows))
+        return found
+
     def hold(self, *marks: tuple[Held, str]) -> None:
         Deferred.fromCoroutine(self.dispatch.hold(marks, "migration", ANNE))
 
@@ -149,6 +159,38 @@ def test_the_newest_connection_of_a_player_wins(house: House) -> None:
     house.submit(WEB1)
     assert older.door.closed
     assert (older.runs, newer.runs) == ([], [1])
+
+
+def test_a_hello_that_comes_late_retires_nothing(house: House) -> None:
+    """Its connection is dead, its journal was lost before anybody knew it: the newer one stays in force."""
+    late, there = house.player(WEB1), house.player(WEB1)
+    house.players.remove(late)  # its network carries nothing any more
+    there.journal = "journal-new"
+    late.ends.theirs.say(
+        commands.HELLO,
+        Hello(PROTOCOL, "1", "journal-old", "b", 0, 8, ""),
+    ).addErrback(lambda _: None)
+    there.arrive(UPTIME)
+    house.submit(WEB1)
+    late.door.dataReceived(late.ends.their_wire.written)
+    assert there.runs == [1]
+    assert not there.door.closed
+    late.door.abort()
+    late.door.connectionLost()
+    run = there.performs.heard[0].runs[0]
+    there.say(commands.REPORT, [Report(run.seq, run.job, run.task, run.attempt, Told.OK)])
+    assert house.states(1) == ["ok"]
+
+
+def test_who_is_there_with_a_new_journal_is_believed(house: House) -> None:
+    """The old one is retired, and what was open with it is lost."""
+    before, after = house.player(WEB1), house.player(WEB1)
+    before.arrive(UPTIME)
+    house.submit(WEB1)
+    after.journal = "journal-new"
+    after.arrive(UPTIME)
+    assert before.door.closed
+    assert house.states(1) == ["lost"]
 
 
 def test_nothing_is_given_before_the_welcome_is_settled(house: House) -> None:

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from orchestra import __version__
-from orchestra.conductor.door import Door
+from orchestra.conductor.door import Door, NotThere
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.together import Said, Together
 from orchestra.core.brake import Brake
@@ -27,6 +27,7 @@ from orchestra.errors import (
     RetiredJournal,
     StoreFailed,
     Superseded,
+    Unconfirmed,
 )
 from orchestra.model import (
     PROTOCOL,
@@ -216,12 +217,15 @@ class Dispatch:
             door.dismiss(f"{door.name} ({hello.version}) speaks protocol {hello.protocol}; {speaks}", 600.0)
             return
         try:
-            greeting, catalogue = await self._writer.write(lambda cursor: self._admit(cursor, door, player, hello))
+            greeting, catalogue = await self._admitted(door, player, hello)
         except (RetiredJournal, NotAPlayer) as problem:
             door.dismiss(str(problem), 300.0)
             return
         except NotSaved as problem:
             door.dismiss(str(problem), 30.0)
+            return
+        except NotThere:
+            door.abort()
             return
         self._feed.touched(greeting.jobs, greeting.ended)
         for note in greeting.notes:
@@ -248,9 +252,20 @@ class Dispatch:
             lambda _: self._settled(session), lambda failure: self._not_taken(failure, door)
         )
 
-    def _admit(self, cursor: Cursor, door: Door, player: int, hello: Hello) -> tuple[Greeting, Catalogue | None]:
-        greeting = statements.hello(cursor, player, hello, self._owner, self._now(), door.address)
-        return greeting, statements.catalogue(cursor, hello.catalogue)
+    async def _admitted(self, door: Door, player: int, hello: Hello) -> tuple[Greeting, Catalogue | None]:
+        """What the store says to a Hello. One with a new journal ends runs and retires the journal before, so its
+        player must show that it is there: a Hello of a connection that died may come late."""
+
+        def admit(cursor: Cursor, confirmed: bool) -> tuple[Greeting, Catalogue | None]:
+            now = self._now()
+            greeting = statements.hello(cursor, player, hello, self._owner, now, door.address, confirmed=confirmed)
+            return greeting, statements.catalogue(cursor, hello.catalogue)
+
+        try:
+            return await self._writer.write(lambda cursor: admit(cursor, False))
+        except Unconfirmed:
+            await door.is_there()
+            return await self._writer.write(lambda cursor: admit(cursor, True))
 
     def _replace(self, player: int) -> None:
         older = self.doors.pop(player, None)

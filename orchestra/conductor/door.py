@@ -26,6 +26,10 @@ from orchestra.wire.peer import CLOSED, Peer
 NOT_LISTED: Final = "is not in the conductor's players file"
 
 
+class NotThere(Exception):
+    """A player has said something and cannot be reached."""
+
+
 class Limits(NamedTuple):
     """How long and how much a connection may take. Times in seconds, sizes in bytes."""
 
@@ -101,6 +105,13 @@ class Door(Peer):
         self.player = self._dispatch.player_id(self.name)
         if self.player is None:
             self.dismiss(f"{self.name} {NOT_LISTED}", 15.0)
+
+    async def is_there(self) -> None:
+        """Return when the player has answered something; :class:`NotThere` if the connection ends without that."""
+        try:
+            await self.say(commands.BEAT, 0)
+        except Exception:  # noqa: BLE001 - whatever it is, nobody has answered
+            raise NotThere from None
 
     def dismiss(self, reason: str, retry_after: float) -> None:
         """Say why we will not talk on, and close."""

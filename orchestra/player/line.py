@@ -50,6 +50,7 @@ class Line(Peer):
             (commands.WELCOME, self._welcome),
             (commands.PERFORM, self._perform),
             (commands.CANCEL, self._cancel),
+            (commands.BEAT, self._beat_of_theirs),
             (commands.DISMISS, self._dismissed),
         )
         super().__init__(clock, handlers, CAP)
@@ -98,6 +99,9 @@ class Line(Peer):
 
     async def _cancel(self, seqs: list[int]) -> None:
         await self._listener.cancel(seqs)
+
+    async def _beat_of_theirs(self, _: int) -> None:
+        """Answering is all that is wanted."""
 
     async def _dismissed(self, dismissal: commands.Dismissal) -> None:
         self.dismissal = dismissal

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from orchestra.errors import NotAPlayer, RetiredJournal, Superseded, TooManyRemoved
+from orchestra.errors import NotAPlayer, RetiredJournal, Superseded, TooManyRemoved, Unconfirmed
 from orchestra.model import Catalogue, Hello, OpenRun
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
@@ -74,9 +74,16 @@ def check_session(cur: Cursor, player: int, epoch: int, owner: str) -> None:
 # Coming and going
 
 
-def hello(cur: Cursor, player: int, hello: Hello, owner: str, now: int, address: str) -> Greeting:
-    """Begin a session, which supersedes every earlier one of this player. What is ``open`` then, it is held to."""
+def hello(
+    cur: Cursor, player: int, hello: Hello, owner: str, now: int, address: str, *, confirmed: bool = True
+) -> Greeting:
+    """Begin a session, which supersedes every earlier one of this player. What is ``open`` then, it is held to.
+
+    :class:`Unconfirmed`: it comes with another journal than before, and nobody has seen that it is ``confirmed``.
+    """
     name, journal, next_seq = _admit(cur, player, hello)
+    if journal and journal != hello.journal and not confirmed:
+        raise Unconfirmed(player=name)
     ledger, notes = Ledger(cur, now), _clones(cur, player, hello.journal)
     if journal and journal != hello.journal:
         notes += _retire(ledger, player, journal)

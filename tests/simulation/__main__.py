@@ -40,7 +40,9 @@ def _tell_all(chosen: argparse.Namespace) -> int:
     for what, many in counts.most_common() if chosen.counts else ():
         print(f"{many:8} {what}")
     told, seconds = seed - chosen.seed + 1, time.monotonic() - began
-    print(f"{told} seeds, {counts['tasks']} tasks, {counts['starts']} starts, {seconds:.1f} s; violations: {bad or 'none'}")
+    print(
+        f"{told} seeds, {counts['tasks']} tasks, {counts['starts']} starts, {seconds:.1f} s; violations: {bad or 'none'}"
+    )
     return 1 if bad else 0
 
 

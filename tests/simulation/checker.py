@@ -340,4 +340,3 @@ def _fleet(world: World) -> Iterator[str]:
     )
     for (name,) in rows.fetchall():
         yield f"{name} was let in with a journal that had been retired"
-

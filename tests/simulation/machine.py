@@ -297,7 +297,11 @@ class Stage:
                 body += _body(one.outcome)
         for (owner, seq), living in self.running.items():
             if owner == journal:
-                runs[str(seq)] = {"state": "running", "pid": living.pid, "started_at": self.world.wall(self.machine.name)}
+                runs[str(seq)] = {
+                    "state": "running",
+                    "pid": living.pid,
+                    "started_at": self.world.wall(self.machine.name),
+                }
         runs |= {str(seq): {"state": "running"} for owner, seq in sorted(self.unswept) if owner == journal}
         runs |= {str(seq): {"state": "swept"} for owner, seq in sorted(self.swept) if owner == journal}
         answer = {"type": "stage", "boot": self.machine.boot, "pid": 1, "version": frames.VERSION}
@@ -442,4 +446,3 @@ class Stage:
 
 def _body(outcome: dict[str, Any]) -> bytes:
     return b"hello" if outcome["inline"] and outcome.get("stdout") else b""
-

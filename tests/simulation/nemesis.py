@@ -204,7 +204,9 @@ class Nemesis:
         end.expect("gone")
         self.world.timeline.run_for(self.random.uniform(0.5, 4))
         for _ in range(4):
-            self._submit(self.random.choice(("once", "again")), [end.process.name], lasts=self.random.choice((0.0, 0.1)))
+            self._submit(
+                self.random.choice(("once", "again")), [end.process.name], lasts=self.random.choice((0.0, 0.1))
+            )
             self.world.timeline.run_for(self.random.uniform(0, 0.6))
 
     # ---- daemons

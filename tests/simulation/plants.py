@@ -238,4 +238,3 @@ def plant(name: str) -> Iterator[None]:
         for part in PLANTS[name]:
             stack.enter_context(part.planted())
         yield
-
