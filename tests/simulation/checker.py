@@ -214,8 +214,10 @@ def _books(world: World, tasks: Iterable[Task]) -> Iterator[str]:
 def _leftovers(world: World) -> Iterator[str]:
     for host in world.conductors:
         for session in host.dispatch.scheduler.sessions.values() if host.up else ():
-            if session.open or session.claiming:
-                yield f"{host.name} thinks that {session.name} has {session.open}, claiming {session.claiming}"
+            if session.open:
+                yield f"{host.name} thinks that {session.name} has {session.open}"
+            if session.claiming and len(world.conductors) == 1:
+                yield f"{host.name} claims for {session.name}, for ever"
     for node in world.nodes:
         if node.name not in world.listed:
             continue

@@ -361,9 +361,7 @@ class Nemesis:
         for node in world.nodes:
             if node.name not in world.listed:
                 world.fact("removed", node.name)
-        for host in world.conductors:
-            if host.up:
-                world._at(host, lambda host=host: host.roster.put(tuple(world.listed))).addErrback(world._refused)
+        world.tell_rosters()
 
     def unlearn(self) -> None:
         """A score goes from a disk, or comes back."""

@@ -258,6 +258,7 @@ class Host:
         self.drive = disks.Drive(world.store)
         self.process: Process | None = None
         self.lives = 0
+        self.told: tuple[str, ...] = ()  # the players it knows of
         self.dispatch: Dispatch
         self.desk: FrontDesk
         self.roster: Roster
@@ -281,10 +282,11 @@ class Host:
             lambda job, since, limit: reader.read(lambda cursor: statements.news(cursor, job, since, limit)),
             lambda job: reader.read(lambda cursor: statements.ended(cursor, job)),
         )
+        self.told = tuple(world.listed)
         self.dispatch = Dispatch(writer, process, now, f"{self.name}-{self.lives}", feed)
         self.roster = Roster(self.dispatch, writer, now)
         self.service = Conductor(
-            process, conductor_settings, Papers("conductor"), self.dispatch, self.roster, tuple(world.listed), now,
+            process, conductor_settings, Papers("conductor"), self.dispatch, self.roster, self.told, now,
             lambda _: world.died(process),
         )  # type: ignore[arg-type]  # fmt: skip
         self.desk = self._desk(reader, feed, now)
@@ -407,7 +409,16 @@ class World:
                 down = down or (not daemon.own_stage and not daemon.stage_up)
             if down and self.timeline.chance(0.5):
                 daemon.start()
+        self.tell_rosters()
         self.timeline.later(0.7, self.supervise)
+
+    def tell_rosters(self) -> None:
+        """Have every conductor read the list of players that has not, as an operator does until it is taken."""
+        for host in self.conductors:
+            names = tuple(self.listed)
+            if host.up and host.told != names:
+                put = self._at(host, lambda host=host, names=names: host.roster.put(names))
+                put.addCallbacks(lambda _, host=host, names=names: setattr(host, "told", names), self._refused)
 
     def poll(self) -> None:
         """Conductors that share a store look for each other's work; today nobody else tells them."""
