@@ -183,8 +183,8 @@ class Connector:
 
     def anew(self) -> None:
         """Introduce ourselves anew, at once: what we say of ourselves has changed."""
-        self._at_once = self._line is not None
-        if self._line is not None:
+        if self._line is not None and self._dialling is None:  # one that is still dialled has said nothing yet
+            self._at_once = True
             self._line.hang_up()
         self.again()
 
