@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from sqlite3 import Connection, Cursor
 from typing import Final
+from urllib.parse import quote
 
 from orchestra.errors import BackupUnusable, SchemaTooNew, StoreDamaged, StoreUnreadable
 from orchestra.store import moves, sqlite
@@ -109,11 +110,12 @@ def _check(connection: Connection, file: str) -> None:
 
 
 def _last_job(store: str) -> int:
-    """The last job id that the store in place has given out, if it can be read; it may be what is damaged."""
+    """The last job id that the store in place has given out, if it can be read; it may be what is damaged. Its log is
+    passed over, so that nothing is written: that never holds as many jobs as are skipped."""
     if not os.path.exists(store):
         return 0
     try:
-        with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"file:{quote(store)}?immutable=1", uri=True)) as connection:
             row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
             return int(row[0]) if row else 0
     except sqlite3.Error:
