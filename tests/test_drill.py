@@ -110,6 +110,28 @@ def test_the_certificate_is_for_people_too(drill: Callable[..., "subprocess.Comp
     assert done.stderr == ""
 
 
+def test_what_cannot_be_tried_here_is_left_out_and_named(
+    drill: Callable[..., "subprocess.CompletedProcess[str]"], place: Path
+) -> None:
+    """Where no disk can be mounted, none is filled."""
+    done = drill("--seconds", 1, "--seed", 5, "--players", 1, "--only", "full disk player", PATH=str(place))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Faults       0: none" in done.stdout
+    assert "Left out     full disks: this user may not mount a disk here" in done.stdout
+
+
+def test_full_disks_harm_nobody(drill: Callable[..., "subprocess.CompletedProcess[str]"], place: Path) -> None:
+    """Conductor and players without a byte of room, again and again; no mount is left."""
+    done = drill(
+        "--seconds", 6, "--seed", 6, "--only", "full disk player", "--only", "full disk conductor", "--json", "-"
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    certificate = json.loads(done.stdout)
+    assert bool(certificate["faults"]) != bool(certificate["left_out"])
+    assert str(place) not in Path("/proc/mounts").read_text()
+    assert list(place.iterdir()) == []
+
+
 def test_a_fault_that_does_not_exist_is_a_usage_error(drill: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
     """And the ones that do are named."""
     done = drill("--only", "earthquake")
@@ -132,7 +154,7 @@ def test_an_interrupted_drill_leaves_nothing(place: Path, number: int) -> None:
 def test_meddling_with_ledger_and_store_is_found(place: Path) -> None:
     """An outcome that is changed behind the conductor's back, and a start too many: exit status 1, told in full, and
     the directory is left to be looked at."""
-    running = Drill(place, "--seconds", 5, "--seed", 1, "--only", "cut line", "--json", "-")
+    running = Drill(place, "--seconds", 5, "--seed", 1, "--only", "full disk player", "--json", "-")
     ledger = running.until_it_has_run(30)
     with open(ledger, "a") as file:
         file.write(next(line for line in ledger.read_text().splitlines(True) if line.startswith("start ")))
@@ -147,7 +169,9 @@ def test_meddling_with_ledger_and_store_is_found(place: Path) -> None:
     certificate = json.loads(done.stdout)
     assert {"every task has exactly one outcome", "an attempt is started at most once"} <= violated(certificate)
     assert f"The logs and stores are in {running.home}." in done.stderr
-    assert (running.home / "log" / "conductor.log").is_file()
+    for file in ("log/conductor.log", "conductor/state/store.sqlite", "a/state/journal.sqlite"):
+        assert (running.home / file).is_file()  # also what was on a disk of memory
+    assert str(place) not in Path("/proc/mounts").read_text()
     assert left_in(place) == []
 
 

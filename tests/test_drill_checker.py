@@ -13,6 +13,7 @@ from orchestra.errors import FileProblem
 from orchestra.model import Ask, Event, JobView, Scope, Stream, TaskView
 
 AT = 1_000_000  # milliseconds: when the job was submitted; attempt n is dispatched AT + 1000 n, and lasts 500
+WORK = "there was work on every player"
 Attempts = Sequence[tuple[str, str]]
 
 
@@ -99,14 +100,15 @@ def asked(one: Seen, **more: Any) -> Request:
 
 
 def evidence(one: Seen, ledger: tuple[Line, ...] = (), request: Request | None = None, **more: Any) -> Evidence:
-    looks = ({one.job.job: one}, {one.job.job: one})
-    found = {"requests": (request or asked(one),), "ledger": ledger, "glances": (), "looks": looks, "scores": SCORES}
+    found: dict[str, Any] = {"requests": (request or asked(one),), "ledger": ledger, "glances": (), "scores": SCORES}
+    found["looks"] = ({one.job.job: one}, {one.job.job: one})
     return Evidence(**{**found, **more})
 
 
 def broken(found: Evidence) -> dict[str, list[str]]:
-    """By promise, what is wrong."""
-    return {one.promise: [v.what for v in one.violations] for one in check(found) if one.violations}
+    """By promise, what is wrong. That one job alone does not give work to every player is left out."""
+    named = {one.promise: [v.what for v in one.violations] for one in check(found) if one.violations}
+    return {promise: what for promise, what in named.items() if promise != WORK or not found.requests}
 
 
 WHOLE = lines("start 1", "end 1")
@@ -477,6 +479,11 @@ BAD: dict[str, tuple[Evidence, str, str]] = {
         evidence(late_event("ended"), WHOLE),
         "have no gap",
         "'ended', 'ended'",
+    ),
+    "nothing was ever asked for": (
+        evidence(seen(), looks=({}, {}), requests=()),
+        "work on every player",
+        "nothing was started on any host: this drill proves nothing",
     ),
     "an asker gets nonsense": (evidence(seen(), WHOLE, complaints=("oh",)), "a proper answer", "oh"),
     "a run is alive at the end": (evidence(seen(), WHOLE, remains=Remains(runs=("7",))), "left behind", "runs were"),

@@ -42,8 +42,9 @@ from orchestra.errors import FileProblem, OrchestraError, UsageError
 
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 BEAT: Final = "1s"
-PLAYER_DISK: Final = 64  # MB: a player takes no work below 32 MB
+PLAYER_DISK: Final = 64  # MB
 CONDUCTOR_DISK: Final = 96
+RESERVE: Final = "16M"  # of those
 MOST_SEED: Final = 999_999
 
 
@@ -168,7 +169,7 @@ class Setting:
         (theatre.home / "tmp").mkdir()
         theatre.environment["TMPDIR"] = str(theatre.home / "tmp")
         theatre.build(None)
-        theatre.write_conductor(beat=BEAT)
+        theatre.write_conductor(beat=BEAT, reserve=RESERVE)
         for player in self._players:
             bare = len(self._players) > 1 and player == self._players[-1]
             here = [score for score in SCORES.values() if not (score.somewhere and bare)]
@@ -182,7 +183,8 @@ class Setting:
             self._home.at_the_end(blockingCallFromThread, self._reactor, gates[player].close)
             to = f"{self._theatre.conductor_name}@127.0.0.1:{port}"
             scores = self._theatre.home / player / "scores"
-            self._theatre.write_player(name, self._theatre.home / "tls", conductors=to, scores=scores, beat=BEAT)
+            more = {"conductors": to, "scores": scores, "beat": BEAT, "reserve": RESERVE}
+            self._theatre.write_player(name, self._theatre.home / "tls", **more)
         return gates
 
     def _mounted(self) -> dict[str, MemoryDisk]:

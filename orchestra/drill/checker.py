@@ -354,6 +354,13 @@ def _events_gapless(case: Case, tally: Tally) -> None:
 # ---- the machine
 
 
+def _work_was_done(case: Case, tally: Tally) -> None:
+    names = {target for request in case.evidence.requests for target in request.ask.targets}
+    for name in sorted(names) or ["any host"]:
+        started = any(line.player.split(".")[0] == name for line in case.evidence.ledger)
+        tally.expect(started, f"nothing was started on {name}: this drill proves nothing")
+
+
 def _nothing_left(case: Case, tally: Tally) -> None:
     remains = case.evidence.remains
     tally.expect(not remains.runs, f"runs were alive when all tasks had ended: {list(remains.runs)}")
@@ -410,6 +417,7 @@ PROMISES: Final[dict[str, Callable[[Case, Tally], None]]] = {
     "everything ends without an operator": _all_terminal,
     "the events of a job have no gap": _events_gapless,
     "who asks for what can be done gets a proper answer": _askers_are_answered,
+    "there was work on every player": _work_was_done,
     "nothing is left behind": _nothing_left,
     "no daemon ends by itself": _daemons_live,
     "daemons keep their size": _daemons_stay_small,

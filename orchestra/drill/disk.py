@@ -69,4 +69,5 @@ def _run(*command: str) -> None:
     except OSError as problem:
         raise FileProblem(file=command[0], problem=str(problem)) from None
     if done.returncode:
-        raise FileProblem(file=command[-1], problem=done.stderr.strip() or f"{command[0]} failed")
+        said = done.stderr.strip() or f"{command[0]} failed"
+        raise FileProblem(file=command[-1], problem=said.splitlines()[0])
