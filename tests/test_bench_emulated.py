@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ends import Ends, Hearing, complaints
+from ends import Ends, Hearing, complaints, ending
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from orchestra.bench import fleet
 from orchestra.bench.understudy import Understudy, catalogue
@@ -218,7 +222,7 @@ class Nobody:
 
 
 def test_a_fleet_dials_a_few_at_a_time_and_tells_when_it_is_complete() -> None:
-    """No more than so many a second, and no more than so many that were not welcomed yet."""
+    """No more than so many a second; and again when all are back."""
     clock, told = Clock(), list[float]()
     whole = fleet.Fleet(clock, 1000.0, told.append)
     players = [
@@ -231,16 +235,61 @@ def test_a_fleet_dials_a_few_at_a_time_and_tells_when_it_is_complete() -> None:
     whole.start()
     assert sum(each.started for each in connectors) == 50
     clock.pump([fleet.STEP] * 20)
-    assert sum(each.started for each in connectors) == fleet.UNDER_WAY
+    assert sum(each.started for each in connectors) == len(players)
     for player in players:
         assert told == []
         whole.entered(player)
     assert told == [pytest.approx(1.0)]
-    clock.pump([fleet.STEP] * 3)
-    assert sum(each.started for each in connectors) == len(players)
     whole.left(players[0])
     clock.advance(2)
     whole.entered(players[0])
     assert told[1:] == [pytest.approx(2.0)]
     whole.stop()
     assert clock.getDelayedCalls() == []
+
+
+class Dialled:
+    """An endpoint that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.calls: list[Deferred[Any]] = []
+
+    def connect(self, protocolFactory: object) -> "Deferred[Any]":
+        self.calls.append(Deferred())
+        return self.calls[-1]
+
+
+def test_only_so_many_are_between_dialling_and_welcome() -> None:
+    """A place is free again when its player was welcomed, could not connect, or lost its line; nothing frees two."""
+    clock, there, dialled = Clock(), list[float](), Dialled()
+    whole = fleet.Fleet(clock, 1000.0, there.append)
+    whole.gate = gate = fleet.Gate(2)
+    players = [Understudy(clock, str(n), catalogue(("noop",), 1), 1, 0.0, whole, lambda: 0) for n in range(6)]
+    ways = [fleet.InTurn(gate, player, dialled) for player in players]  # type: ignore[arg-type]
+    became = [ending(way.connect(Factory())) for way in ways]
+    assert len(dialled.calls) == 2
+    dialled.calls[0].callback("line")
+    assert (became[0], len(dialled.calls)) == (["line"], 2)
+    whole.entered(players[0])
+    whole.left(players[0])
+    assert len(dialled.calls) == 3
+    dialled.calls[1].errback(ConnectionRefusedError())
+    assert len(dialled.calls) == 4
+    dialled.calls[2].callback("line")
+    whole.left(players[2])
+    assert len(dialled.calls) == 5
+    assert isinstance(became[1][0], Failure)
+
+
+def test_who_stops_while_it_waits_takes_no_place() -> None:
+    """The one after it has its turn."""
+    dialled, gate = Dialled(), fleet.Gate(1)
+    players = [Scene().player for _ in range(3)]
+    first, second, third = (fleet.InTurn(gate, player, dialled).connect(Factory()) for player in players)  # type: ignore[arg-type]
+    gone = ending(second)
+    second.cancel()
+    assert isinstance(gone[0], Failure)
+    gate.leave(players[0])
+    assert len(dialled.calls) == 2
+    for each in (first, third):
+        each.addErrback(lambda _: None).cancel()

@@ -1,7 +1,8 @@
 """A fleet of emulated players in one process: each with a certificate of its own, all with one key and one context.
 
-They are let in a few at a time, so that a fleet that starts is no storm; how they come back after the conductor was
-gone is the player's own way.
+When they dial is the player's own way, but for two things: at the start they are so many a second, and at any time
+only so many are between dialling and Welcome. Ten thousand machines have the processors for as many handshakes at once;
+one process that is all of them would take too long for each, and then for all of them again.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,13 @@ from typing import Any, Final, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.task import LoopingCall
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -23,7 +30,7 @@ from orchestra.security.authority import Authority
 from orchestra.security.contexts import ClientCredentials
 
 STEP: Final = 0.05  # seconds between two handfuls that dial
-UNDER_WAY: Final = 200  # most that have dialled and were not welcomed yet; a conductor takes 500 of one address
+UNDER_WAY: Final = 100  # most between dialling and Welcome; a conductor takes 500 of one address
 TICK: Final = 10.0
 
 
@@ -34,6 +41,47 @@ class Counts(NamedTuple):
     connected: int
     performed: int
     losses: int
+
+
+class Gate:
+    """Lets so many players dial at once; the others wait for their turn."""
+
+    def __init__(self, places: int) -> None:
+        self._free = DeferredSemaphore(places)
+        self._inside: set[Understudy] = set()
+
+    async def enter(self, player: Understudy) -> None:
+        """Wait for a place."""
+        await self._free.acquire()
+        self._inside.add(player)
+
+    def leave(self, player: Understudy) -> None:
+        """Give back a player's place, if it has one."""
+        if player in self._inside:
+            self._inside.remove(player)
+            self._free.release()
+
+
+@implementer(IStreamClientEndpoint)
+class InTurn:
+    """Dials as ``endpoint`` does, when the player's turn has come. The place is given back by whoever welcomes it, or
+    loses its line."""
+
+    def __init__(self, gate: Gate, player: Understudy, endpoint: IStreamClientEndpoint) -> None:
+        self._gate = gate
+        self._player = player
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[IProtocol]":
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        await self._gate.enter(self._player)
+        try:
+            return await self._endpoint.connect(factory)
+        except BaseException:
+            self._gate.leave(self._player)
+            raise
 
 
 class Fleet:
@@ -47,6 +95,7 @@ class Fleet:
         self._complete = complete
         self._connectors: list[Connector] = []
         self._players: list[Understudy] = []
+        self.gate = Gate(UNDER_WAY)
         self._there: set[Understudy] = set()
         self._dialled = 0
         self._performed = 0
@@ -85,8 +134,7 @@ class Fleet:
         return loop
 
     def _dial_some(self) -> None:
-        room = min(self._per_step, UNDER_WAY - (self._dialled - len(self._there)))
-        for connector in self._connectors[self._dialled : self._dialled + max(room, 0)]:
+        for connector in self._connectors[self._dialled : self._dialled + self._per_step]:
             self._dialled += 1
             connector.start()
         if self._dialled == len(self._connectors):
@@ -100,12 +148,16 @@ class Fleet:
 
     def entered(self, player: Understudy) -> None:
         """A player was welcomed."""
+        self.gate.leave(player)
         self._there.add(player)
         if len(self._there) == len(self._players):
             self._complete(self._reactor.seconds() - self._since)
 
     def left(self, player: Understudy) -> None:
-        """A player has lost its line."""
+        """A player has lost its line, welcomed or not."""
+        self.gate.leave(player)
+        if player not in self._there:
+            return
         if len(self._there) == len(self._players):
             self._since = self._reactor.seconds()
         self._there.discard(player)

@@ -144,7 +144,7 @@ class Understudy:
             self._line = None
             self._worklist.disconnected()
             self._reporter.disconnected()
-            self._crowd.left(self)
+        self._crowd.left(self)
 
     def tick(self) -> None:
         """What could not start in time never will."""

@@ -6,10 +6,12 @@ import resource
 import sys
 import time
 import uuid
+from functools import partial
 from random import Random, SystemRandom
 from typing import Any, Final
 
 import click
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, globalLogBeginner
 from zope.interface import provider
 
@@ -20,8 +22,9 @@ from orchestra.cli.session import SETTINGS
 from orchestra.errors import UsageError
 from orchestra.hangup import Hangup
 from orchestra.model import DEFAULT_PORT
-from orchestra.player.line import Connector
+from orchestra.player.line import Connector, over_tls
 from orchestra.security import authority
+from orchestra.security.contexts import ClientCredentials
 from orchestra.settings import ConductorAddress
 
 MOST_WARNINGS: Final = 20
@@ -109,7 +112,10 @@ def _run(
     random = SystemRandom()
     for costume in fleet.costumes(authority.load(ca), players):
         player = Understudy(reactor, uuid.uuid4().hex, repertoire, slots, seconds, crowd, _now)
-        crowd.add(player, Connector(reactor, addresses, costume, player, beat, Random(random.random())))
+        chance = Random(random.random())
+        crowd.add(
+            player, Connector(reactor, addresses, costume, player, beat, chance, partial(_dialled, crowd, player))
+        )
     reactor.callWhenRunning(crowd.start)
     reactor.addSystemEventTrigger("before", "shutdown", crowd.stop)
 
@@ -119,6 +125,12 @@ def _run(
     Hangup(reactor, count)
     gc.freeze()
     reactor.run()
+
+
+def _dialled(
+    crowd: fleet.Fleet, player: Understudy, reactor: Any, address: ConductorAddress, tls: ClientCredentials
+) -> IStreamClientEndpoint:
+    return fleet.InTurn(crowd.gate, player, over_tls(reactor, address, tls))
 
 
 def _addresses(text: str) -> tuple[ConductorAddress, ...]:
