@@ -97,6 +97,23 @@ class UnknownScore(OrchestraError):
     status = EX_USAGE
 
 
+class JobPruned(NoSuchJob):
+    """Job {job} has ended, and was pruned: ended jobs stay for as long as 'keep', and while the store is not larger
+    than 'keep_size', in conductor.conf."""
+
+
+class JobSkipped(NoSuchJob):
+    """There is no job {job} in this store, which was put back from a backup on {day}; jobs that were accepted after
+    that backup was made are not known any more."""
+
+
+class TooManyRemoved(OrchestraError):
+    """{file} would remove {many} of {all} players ({some}), and {limit}. Mend the file; or if that is meant, run
+    'orchestra reload --accept-removals {many}'."""
+
+    status = EX_CONFIG
+
+
 class RequestKeyConflict(OrchestraError):
     """The request key '{key}' was already used for job {job}, which asked for something else; choose
     another key for a new request."""
@@ -125,6 +142,12 @@ class NoConductor(OrchestraError):
 
 class NotSaved(OrchestraError):
     """It could not be saved and was not done: {problem}. Try again when that is mended."""
+
+    status = EX_TEMPFAIL
+
+
+class DiskNearlyFull(OrchestraError):
+    """The conductor accepts nothing new for now: {problem}. Try again then."""
 
     status = EX_TEMPFAIL
 
@@ -231,6 +254,27 @@ class NoPlayer(OrchestraError):
     status = EX_UNAVAILABLE
 
 
+class NotAsked(OrchestraError):
+    """This would cancel {what}. Without a terminal nobody can be asked: say --yes if that is meant; nothing was
+    cancelled."""
+
+    status = EX_USAGE
+
+
+class PlayerAway(OrchestraError):
+    """No player answers at {socket}: {problem}. But its stage at {stage} is up: what runs there goes on, its timeouts
+    are kept, and its outcomes are told when the player is back. Start the player ('systemctl start orchestra-player'),
+    or end all that runs here with 'systemctl stop orchestra-stage'."""
+
+    status = EX_UNAVAILABLE
+
+
+class NoSuchRun(OrchestraError):
+    """Run {seq} is not running here, {problem}; 'orchestra player status' lists what is."""
+
+    status = EX_USAGE
+
+
 class Unreadable(OrchestraError):
     """The conductor's answer to {what} cannot be read, {problem}; conductor and command are of different releases."""
 
@@ -260,6 +304,10 @@ class RetiredJournal(OrchestraError):
     'orchestra player forgive {player}' on the conductor."""
 
 
+class Unconfirmed(OrchestraError):
+    """{player} came with a new journal, and has yet to show that it is there."""
+
+
 class SchemaTooNew(OrchestraError):
     """{path} was written by a newer Orchestra (its schema is {found}, this one knows up to {known}); install that
     version again, or put back the backup that its upgrade left beside it."""
@@ -271,6 +319,35 @@ class StoreUnreadable(OrchestraError):
     """{path} cannot be used: {problem}."""
 
     status = EX_CONFIG
+
+
+class BackupExists(OrchestraError):
+    """{file} exists already, and a backup overwrites nothing; choose another name."""
+
+    status = EX_USAGE
+
+
+class BackupFailed(OrchestraError):
+    """No backup was made at {file}: {problem}."""
+
+    status = EX_TEMPFAIL
+
+
+class BackupUnusable(OrchestraError):
+    """{file} cannot be restored: {problem}. The store is as it was."""
+
+    status = EX_CONFIG
+
+
+class StoreDamaged(StoreUnreadable):
+    """{path} is damaged: {problem}. It was not touched. See what is wrong with the disk; then 'orchestra restore
+    BACKUP' puts a backup in its place, and keeps this one aside."""
+
+
+class DiskRefuses(StoreUnreadable):
+    """{path} cannot be used now: {problem}. Make room on that disk, or mend it, and start again; nothing is lost."""
+
+    status = EX_TEMPFAIL
 
 
 # Stage
@@ -301,3 +378,10 @@ class NotStarted(OrchestraError):
 
 class OutputGone(OrchestraError):
     """The stage does not have that part of the output of run {seq}."""
+
+
+# Measuring
+
+
+class BenchFailed(OrchestraError):
+    """The benchmark's case '{case}' has failed, so its figures are worth nothing: {problem}"""

@@ -45,7 +45,7 @@ class State(enum.IntEnum):
 
 
 MOVES: Final[dict[State, frozenset[State]]] = {
-    State.HELD: frozenset({State.PENDING, State.CANCELLED, State.EXPIRED}),
+    State.HELD: frozenset({State.PENDING, State.CANCELLED, State.EXPIRED, State.LOST}),
     State.PENDING: frozenset({State.DISPATCHED, State.CANCELLED, State.EXPIRED, State.LOST}),
     State.DISPATCHED: frozenset(State) - {State.DISPATCHED, State.HELD},
 }
@@ -231,12 +231,13 @@ class Report(Struct, frozen=True, array_like=True):
 
 
 class Started(Struct, frozen=True, array_like=True):
-    """A run is under way; best effort, never acknowledged."""
+    """A run is under way; best effort, never acknowledged. ``alarm``: it should have ended, and does not."""
 
     seq: int
     job: int
     task: int
     started_at: int
+    alarm: str = ""
 
 
 # ---- scores, as a player announces them
@@ -293,6 +294,57 @@ class Asker(Struct, frozen=True):
     login_uid: int | None = None
 
 
+class Held(enum.StrEnum):
+    """What a hold is of."""
+
+    EVERYTHING = "everything"
+    HOST = "host"
+    SCORE = "score"
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """Nothing of this is handed out until it is released. ``name``: the host or score, "" for everything."""
+
+    kind: Held
+    name: str
+    reason: str
+    at: int
+    owner: str
+    uid: int
+    login_uid: int | None = None
+
+
+class Braking(Struct, frozen=True, kw_only=True):
+    """What holds or releases something: everything, or these hosts and scores."""
+
+    hosts: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> tuple[tuple[Held, str], ...]:
+        """The kind and name of each hold it means."""
+        named = [(Held.HOST, host) for host in self.hosts] + [(Held.SCORE, score) for score in self.scores]
+        return tuple(dict.fromkeys(named)) or ((Held.EVERYTHING, ""),)
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """Which unfinished jobs a cancel is of, and on which hosts. With nothing said it must say ``everything``."""
+
+    score: str | None = None
+    owner: str | None = None
+    hosts: tuple[str, ...] = ()  # only what is on these
+    everything: bool = False
+
+
+class Chosen(Struct, frozen=True):
+    """How much a :class:`Choice` is of now; ``up_to`` is its newest job, so that later ones can be left alone."""
+
+    jobs: int
+    pending: int
+    dispatched: int
+    up_to: int
+
+
 class Ask(Struct, frozen=True, kw_only=True):
     """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never."""
 
@@ -326,7 +378,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
     n: int
     at: int
-    kind: str  # submitted, dispatched, ok … lost, pending (again), cancelling, late, ended
+    kind: str  # submitted, dispatched, ok … lost, pending (again), cancelling, unkillable, late, ended
     actor: str = ""
     task: int | None = None
     player: str | None = None
@@ -389,6 +441,7 @@ class PlayerView(Struct, frozen=True, kw_only=True):
     pending: int = 0
     scores: int | None = None
     note: str = ""
+    held: str = ""  # why nothing is handed to it
 
 
 class Wait(Struct, frozen=True, kw_only=True):

@@ -52,6 +52,17 @@ class ConductorAddress(NamedTuple):
     port: int
 
 
+class Share(NamedTuple):
+    """So many, or so many of a hundred, but at least one."""
+
+    number: int
+    percent: bool
+
+    def of(self, whole: int) -> int:
+        """How many of ``whole`` that are."""
+        return max(1, whole * self.number // 100) if self.percent else self.number
+
+
 # ---- what these values look like
 
 
@@ -87,6 +98,11 @@ def some_time_or_never(value: str) -> int | None:
     return None if duration_or_never(value) is None else some_time(value)
 
 
+def some_time_or_forever(value: str) -> int | None:
+    """A duration longer than nothing, or None for ``forever``."""
+    return None if value == "forever" else some_time(value)
+
+
 def size_of_at_least(least: int) -> Callable[[str], int]:
     """A size of ``least`` bytes or more."""
 
@@ -96,6 +112,17 @@ def size_of_at_least(least: int) -> Callable[[str], int]:
         return many
 
     return bounded
+
+
+def share(value: str) -> Share:
+    """``5`` or ``10%``."""
+    number, percent, rest = value.partition("%")
+    try:
+        if rest or value != value.strip():
+            raise ValueError
+        return Share(integer(1, 100 if percent else 1_000_000)(number.rstrip()), bool(percent))
+    except ValueError:
+        raise ValueError("expected a number such as 5, or a part such as 10%") from None
 
 
 def domain(value: str) -> str:
@@ -203,10 +230,29 @@ CONDUCTOR: Final = (
         "What has not started by then never will, unless the request says otherwise; 'never' must be written.",
     ),
     Key(
+        "removal_limit",
+        share,
+        "10%",
+        "How many players, or which part of them (one is always allowed), a new players file may remove at once.",
+    ),
+    Key(
         "removal_grace",
         duration,
         "15m",
         "How long after its removal from the players file a player's work is given up.",
+    ),
+    Key(
+        "reserve",
+        size,
+        "256M",
+        "Below so much free disk where the store is, nothing new is accepted and nothing handed out.",
+    ),
+    Key("keep", some_time_or_forever, "30d", "How long a job is kept after its end; or forever."),
+    Key(
+        "keep_size",
+        size_of_at_least(1 << 20),
+        "10G",
+        "A larger store loses the output of ended jobs, then the jobs themselves, the oldest first.",
     ),
     _BEAT,
     Key("handshake_timeout", some_time, "10s", "A connection whose TLS handshake takes longer is cut off."),
@@ -259,7 +305,13 @@ PLAYER: Final = (
         "",
         "The user that scores run as, if theirs names none; a stage that runs as root insists on it, be it root.",
     ),
-    Key("seat", socket_path, "/run/orchestra/player.pb", "The socket that 'orchestra reload player' talks to."),
+    Key(
+        "seat",
+        socket_path,
+        "/run/orchestra/player.pb",
+        "The socket that 'orchestra player' and 'orchestra reload player' talk to.",
+    ),
+    Key("reserve", size, "32M", "Below so much free disk where the journal is, the player takes no new work."),
     _BEAT,
     *_LOG,
 )
@@ -283,7 +335,11 @@ class ConductorSettings(NamedTuple):
     audience: str
     audience_group: str
     default_expire: int | None
+    removal_limit: Share
     removal_grace: int
+    reserve: int
+    keep: int | None
+    keep_size: int
     beat: int
     handshake_timeout: int
     hello_timeout: int
@@ -312,6 +368,7 @@ class PlayerSettings(NamedTuple):
     stage_dir: str
     score_user: str
     seat: str
+    reserve: int
     beat: int
     log_format: str
     log_size: int

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
-from orchestra.audience.desk import About, Cancelling, Listener, Reloaded
+from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Listener, Released, Reloaded
 from orchestra.core.targets import resolve
 from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
+    Braking,
     Catalogue,
+    Choice,
+    Chosen,
     Event,
+    Hold,
     JobView,
     PlayerView,
     Receipt,
@@ -50,6 +54,7 @@ class MemoryDesk:
         self.catalogue = Catalogue("d1", (score("uptime"), score("sleep")))
         self.reloaded = Reloaded(changed=("players: 1 added",))
         self.broken: Exception | None = None
+        self.held: dict[tuple[str, str], Hold] = {}
 
     # who may
 
@@ -183,8 +188,53 @@ class MemoryDesk:
             self.end(job, task.player or "web1", State.CANCELLED)
         return Cancelling(job=job, cancelled=len(waiting), cancelling=0, ended=len(self._tasks_of(job)) - len(waiting))
 
-    async def reload(self, asker: Asker) -> Reloaded:
+    async def choose(self, choice: Choice) -> Chosen:
+        waiting = self._waiting_of(choice)
+        return Chosen(len({job for job, _ in waiting}), len(waiting), 0, len(self.asks))
+
+    async def cancel_chosen(
+        self, asker: Asker, choice: Choice, up_to: int, after: tuple[int, int] | None = None
+    ) -> CancelStep:
+        """One task a step."""
+        waiting = [one for one in self._waiting_of(choice) if one[0] <= up_to]
+        for job, player in waiting[:1]:
+            self.end(job, player, State.CANCELLED)
+        return CancelStep(cancelled=len(waiting[:1]), cancelling=0, lost=0, after=(1, 0) if waiting[1:] else None)
+
+    def _waiting_of(self, choice: Choice) -> list[tuple[int, str]]:
+        return [
+            (job, task.player or "web1")
+            for job, ask in self.asks.items()
+            for task in self.by_task[job]
+            if task.state == "pending"
+            and choice.score in (None, ask.score)
+            and choice.owner in (None, self.askers[job].name)
+            and (not choice.hosts or task.player in choice.hosts)
+        ]
+
+    async def hold(self, asker: Asker, braking: Braking, reason: str) -> Holding:
+        before = dict(self.held)
+        for kind, name in braking.marks:
+            made = Hold(kind=kind, name=name, reason=reason, at=NOW, owner=asker.name, uid=asker.uid)
+            self.held.setdefault((kind, name), made)
+        found = [self.held[mark] for mark in braking.marks]
+        known = tuple(one for one in found if (one.kind, one.name) in before)
+        return Holding(made=tuple(one for one in found if one not in known), known=known, going_on=1)
+
+    async def release(self, asker: Asker, braking: Braking | None) -> Released:
+        marks = list(self.held) if braking is None else list(braking.marks)
+        lifted = [self.held.pop(mark) for mark in marks if mark in self.held]
+        return Released(lifted=tuple(lifted), left=tuple(self.held.values()))
+
+    async def holds(self) -> tuple[Hold, ...]:
+        return tuple(self.held.values())
+
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
+        self.accepted_removals = accept_removals
         return self.reloaded
+
+    async def backup(self, asker: Asker, file: str) -> BackedUp:
+        return BackedUp(file=file, size=4096, took=1500)
 
     async def about(self) -> About:
         return About(version="1", started_at=NOW, players=len(self.names), online=3, pending=0, dispatched=0)

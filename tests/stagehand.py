@@ -18,6 +18,15 @@ import orchestra.player.stage
 from orchestra.player.frames import MOST_TO_PLAYER, Frames, encode
 
 PATIENCE = 20.0
+IMPATIENT = """\
+import sys
+sys.path.append({house!r})
+from orchestra.player import running, stage
+running.UNKILLABLE_AFTER = {seconds}
+{more}
+sys.exit(stage.main(sys.argv[1:]))
+"""
+"""A stage that raises its alarm sooner."""
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -198,3 +207,20 @@ def python_for_all() -> str:
         except (OSError, subprocess.CalledProcessError):
             continue
     return pytest.skip("no Python that another user could run")
+
+
+NO_SIGKILL = """
+import os, signal
+def unheard(send):
+    return lambda whom, number: None if number == signal.SIGKILL else send(whom, number)
+os.killpg, signal.pidfd_send_signal = unheard(os.killpg), unheard(signal.pidfd_send_signal)
+"""
+"""A kernel that lets nobody be killed, as one that waits for a dead disk does."""
+
+
+def impatient(command: list[str], seconds: float, more: str = "") -> list[str]:
+    """The same stage, with less patience; ``more``: and upon another kernel."""
+    house = str(Path(orchestra.player.stage.__file__).parents[2])
+    program = next(n for n, word in enumerate(command) if word.endswith("stage.py"))
+    text = IMPATIENT.format(house=house, seconds=seconds, more=more)
+    return [*command[:program], "-c", text, *command[program + 1 :]]

@@ -217,6 +217,10 @@ def _transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Cursor]
     st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(0, 3)), max_size=12),
 )
 @example([("a", 0, {1}, True), ("a", 1, {1}, True), ("b", 0, {1}, True), ("c", -1, {1}, True)], [(1, 3, 1)])
+@example(
+    [("a", 0, {1}, False), ("a", 1, {1}, False), ("b", 0, {1}, False), ("c", -1, {1}, False), ("c", -1, {1}, True)],
+    [(1, 3, 1)],
+)
 @settings(max_examples=60, deadline=None)
 def test_a_claim_gives_the_best_that_fits(
     jobs: list[tuple[str, int, set[int], bool]], claims: list[tuple[int, int, int]]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from ends import Ends, Hearing
-from storehouse import job
+from storehouse import ANNE, job
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -15,10 +15,13 @@ from orchestra.model import (
     PROTOCOL,
     Announce,
     Catalogue,
+    Held,
     Hello,
     Perform,
     Report,
+    Scope,
     ScoreEntry,
+    Started,
     Told,
     Welcome,
 )
@@ -41,7 +44,11 @@ class Player:
 
     def __init__(self, house: "House", player: int, *, slow: bool = False) -> None:
         self.welcomes, self.performs = Hearing(slow=slow), Hearing()
-        heard = ((commands.WELCOME, self.welcomes), (commands.PERFORM, self.performs))
+        heard = (
+            (commands.WELCOME, self.welcomes),
+            (commands.PERFORM, self.performs),
+            (commands.BEAT, Hearing()),
+        )
         self.ends: Ends[Door] = Ends(
             lambda clock: Door(clock, house.dispatch, Limits(), lambda: None),
             lambda clock: Peer(clock, heard, 1 << 20),
@@ -93,10 +100,26 @@ class House:
         self.players.append(Player(self, number, slow=slow))
         return self.players[-1]
 
-    def submit(self, *players: int, score: str = "uptime") -> None:
-        Deferred.fromCoroutine(self.dispatch.submit(job(players, score=score)))
+    def submit(self, *players: int, score: str = "uptime", scope: Scope = Scope.ALL) -> None:
+        Deferred.fromCoroutine(self.dispatch.submit(job(players, scope, score=score)))
+        self.flush()
+
+    def flush(self) -> None:
         for player in self.players:
             player.ends.flush()
+
+    def states(self, number: int) -> list[str]:
+        found: list[str] = []
+        views = self.inline.read(lambda cursor: statements.task_views(cursor, number, -1, 10, ()))
+        views.addCallback(lambda rows: found.extend(row.state for row in rows))
+        return found
+
+    def hold(self, *marks: tuple[Held, str]) -> None:
+        Deferred.fromCoroutine(self.dispatch.hold(marks, "migration", ANNE))
+
+    def release(self, *marks: tuple[Held, str]) -> None:
+        Deferred.fromCoroutine(self.dispatch.release(marks or None, ANNE))
+        self.flush()
 
 
 @pytest.fixture
@@ -138,6 +161,38 @@ def test_the_newest_connection_of_a_player_wins(house: House) -> None:
     assert (older.runs, newer.runs) == ([], [1])
 
 
+def test_a_hello_that_comes_late_retires_nothing(house: House) -> None:
+    """Its connection is dead, its journal was lost before anybody knew it: the newer one stays in force."""
+    late, there = house.player(WEB1), house.player(WEB1)
+    house.players.remove(late)  # its network carries nothing any more
+    there.journal = "journal-new"
+    late.ends.theirs.say(
+        commands.HELLO,
+        Hello(PROTOCOL, "1", "journal-old", "b", 0, 8, ""),
+    ).addErrback(lambda _: None)
+    there.arrive(UPTIME)
+    house.submit(WEB1)
+    late.door.dataReceived(late.ends.their_wire.written)
+    assert there.runs == [1]
+    assert not there.door.closed
+    late.door.abort()
+    late.door.connectionLost()
+    run = there.performs.heard[0].runs[0]
+    there.say(commands.REPORT, [Report(run.seq, run.job, run.task, run.attempt, Told.OK)])
+    assert house.states(1) == ["ok"]
+
+
+def test_who_is_there_with_a_new_journal_is_believed(house: House) -> None:
+    """The old one is retired, and what was open with it is lost."""
+    before, after = house.player(WEB1), house.player(WEB1)
+    before.arrive(UPTIME)
+    house.submit(WEB1)
+    after.journal = "journal-new"
+    after.arrive(UPTIME)
+    assert before.door.closed
+    assert house.states(1) == ["lost"]
+
+
 def test_nothing_is_given_before_the_welcome_is_settled(house: House) -> None:
     """The journal's word on what was open comes first."""
     house.player(WEB1).arrive(UPTIME)
@@ -148,3 +203,110 @@ def test_nothing_is_given_before_the_welcome_is_settled(house: House) -> None:
     again.welcomes.finish()
     again.ends.flush()
     assert again.runs == [1]
+
+
+EVERYTHING = (Held.EVERYTHING, "")
+WEB_1 = (Held.HOST, "web-1")
+BOTH = Catalogue.of((score("uptime"), score("narrow", concurrency=1), score("wide", concurrency=8)), ())
+
+
+@pytest.mark.parametrize("mark", [EVERYTHING, WEB_1, (Held.SCORE, "uptime")])
+def test_a_release_hands_out_at_once_what_waited_for_it(house: House, mark: tuple[Held, str]) -> None:
+    """Nobody has to do anything else, and nothing else happens meanwhile."""
+    one = house.player(WEB1)
+    one.arrive(UPTIME)
+    house.hold(mark)
+    house.submit(WEB1)
+    assert one.runs == []
+    house.release((Held.HOST, "web-2"))
+    assert one.runs == []
+    house.release(mark)
+    assert one.runs == [1]
+
+
+def test_a_player_that_comes_while_it_is_held_waits(house: House) -> None:
+    """The hold is of the host, not of its connection."""
+    house.hold(WEB_1)
+    house.submit(WEB1)
+    one = house.player(WEB1)
+    one.arrive(UPTIME)
+    assert one.runs == []
+    house.release()
+    assert one.runs == [1]
+
+
+def test_one_of_work_passes_a_held_player_by(house: House) -> None:
+    """Though that is the less busy one."""
+    one, two = house.player(WEB1), house.player(WEB2)
+    one.arrive(BOTH)
+    two.arrive(BOTH)
+    house.submit(WEB2, score="wide")
+    house.hold(WEB_1)
+    house.submit(WEB1, WEB2, scope=Scope.ONE)
+    assert (one.runs, two.runs) == ([], [1, 2])
+
+
+def test_one_of_work_passes_a_player_by_that_came_while_it_was_held(house: House) -> None:
+    """What is known of holds is known of whoever comes later."""
+    house.hold(WEB_1)
+    one, two = house.player(WEB1), house.player(WEB2)
+    one.arrive(BOTH)
+    two.arrive(BOTH)
+    house.submit(WEB2, score="wide")
+    assert [wish.player for wish in house.dispatch.scheduler.offer(Scope.ONE, (WEB1, WEB2))] == [WEB2]
+
+
+class Later:
+    """Commits at once, and says so in order when the test lets it: as a thread does."""
+
+    def __init__(self, inline: Inline) -> None:
+        self._inline = inline
+        self._said: list[tuple[Deferred[Any], Deferred[Any]]] = []
+
+    def write(self, work: Any) -> "Deferred[Any]":
+        self._said.append((self._inline.write(work), Deferred()))
+        return self._said[-1][1]
+
+    def say(self) -> None:
+        while self._said:
+            done, told = self._said.pop(0)
+            done.addBoth(told.callback)
+
+
+def test_one_of_work_that_was_meant_for_a_player_when_it_was_held_goes_to_another(house: House) -> None:
+    """The claim met the hold in the store, while the mind did not know of it yet."""
+    one, two = house.player(WEB1), house.player(WEB2)
+    one.arrive(BOTH)
+    two.arrive(BOTH)
+    later = Later(house.inline)
+    house.dispatch._writer = later  # its thread, slowed down
+    house.hold(WEB_1)
+    house.submit(WEB1, WEB2, scope=Scope.ONE)
+    later.say()
+    house.flush()
+    assert (one.runs, two.runs) == ([], [1])
+
+
+def test_one_of_work_goes_to_who_may_still_run_its_score(house: House) -> None:
+    """The less busy one has all that it may be given of it."""
+    one, two = house.player(WEB1), house.player(WEB2)
+    one.arrive(BOTH)
+    two.arrive(BOTH)
+    for _ in range(2):
+        house.submit(WEB1, score="narrow")
+    for _ in range(3):
+        house.submit(WEB2, score="wide")
+    house.submit(WEB1, WEB2, score="narrow", scope=Scope.ONE)
+    assert two.runs == [3, 4, 5, 6]
+
+
+def test_an_alarm_becomes_part_of_the_history(house: House) -> None:
+    """And of the reason that a status shows, for as long as the run goes on."""
+    one = house.player(WEB1)
+    one.arrive(UPTIME)
+    house.submit(WEB1)
+    [run] = one.performs.heard[0].runs
+    one.say(commands.PROGRESS, [Started(run.seq, run.job, run.task, 5, "still alive")])
+    found: list[Any] = []
+    house.inline.read(lambda c: statements.events(c, run.job, 0, 9)).addCallback(found.extend)
+    assert [(event.kind, event.player, event.detail) for event in found][2:] == [("unkillable", "web-1", "still alive")]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from orchestra.core.explain import Presence, moment, until, why_unfinished, why_waiting, why_waiting_for_one
-from orchestra.model import TaskView
+from orchestra.core.explain import Presence, held, moment, until, why_unfinished, why_waiting, why_waiting_for_one
+from orchestra.model import Held, Hold, TaskView
 
 AT = 1_700_000_000_000  # 2023-11-14 22:13:20 UTC
 LATER = AT + 3_600_000
@@ -24,6 +24,9 @@ def there(**more: Any) -> Presence:
         (there(online=False, since=None), "never seen yet"),
         (there(removed=True), "web01 was removed from the players file"),
         (there(removed=True, online=False), "web01 was removed from the players file"),
+        (there(held="web01 is held", note="full", room=0), "web01 is held"),
+        (there(held="web01 is held", online=False), "web01 is held; offline since 2023-11-14 22:13:20 UTC"),
+        (there(held="web01 is held", removed=True), "web01 was removed from the players file"),
         (there(note="its disk is full"), "web01 takes no work: its disk is full"),
         (there(note="its disk is full", room=0), "web01 takes no work: its disk is full"),
         (there(room=0), "web01 has as many runs as it takes"),
@@ -59,6 +62,22 @@ def test_one_of_work_waits_for_anybody(online: int, blocker: str) -> None:
     assert why_waiting_for_one(online, None) == f"waits: {blocker}, never expires"
 
 
+def test_one_of_work_says_that_it_is_held() -> None:
+    """All of it, or that some of its candidates may be."""
+    assert why_waiting_for_one(2, None, "everything is held") == "waits: everything is held, never expires"
+    assert why_waiting_for_one(0, None, "", True) == "waits: no player is online, never expires"
+    assert "is online, not held, and has" in why_waiting_for_one(1, None, "", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "what"),
+    [(Held.EVERYTHING, "", "everything"), (Held.HOST, "web01", "web01"), (Held.SCORE, "uptime", "the score uptime")],
+)
+def test_a_hold_is_told_in_one_line(kind: Held, name: str, what: str) -> None:
+    hold = Hold(kind=kind, name=name, reason="disk swap", at=AT, owner="anne", uid=1000)
+    assert held(hold) == f"{what} is held since 2023-11-14 22:13:20 UTC by anne: disk swap"
+
+
 def task(**more: Any) -> TaskView:
     return TaskView(**{"task": 1, "player": "web01", "state": "dispatched", "attempt": 1} | more)
 
@@ -68,6 +87,12 @@ def task(**more: Any) -> TaskView:
     [
         (task(), there(), AT, "running since 2023-11-14 22:13:20 UTC"),
         (task(), there(), None, "handed over, not known to have ended"),
+        (
+            task(cancelling=True, reason="still alive"),
+            there(),
+            AT,
+            "running since 2023-11-14 22:13:20 UTC, being cancelled; still alive",
+        ),
         (task(), None, AT, "handed over"),
         (task(player=None), there(), AT, "handed over"),
         (task(cancelling=True), there(), AT, "running since 2023-11-14 22:13:20 UTC, being cancelled"),

@@ -29,13 +29,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audience": {*FOUNDATION, "parameters"},
     "conductor": {*BELOW_SERVICES, "audience", "hangup"},
     "player": {*BELOW_SERVICES, "audience", "hangup"},
-    "cli": {*BELOW_SERVICES, "audience", "logs", "player"},
+    "bench": {*BELOW_SERVICES, "audience", "player"},
+    "drill": {*FOUNDATION, "audience", "player"},
+    "cli": {*BELOW_SERVICES, "audience", "bench", "drill", "hangup", "logs", "player"},
 }
 """Every room of the house and the rooms it may import; its own is always among them."""
 
 PURE_LIBRARIES = {"msgspec", "ClusterShell"}
 MAKES_REACTOR = {"conductor.tap", "player.tap"}
-MAKES_REACTOR_LATE = {"audience.client": "its blocking facade", "logs": "twistd calls it when one was chosen"}
+MAKES_REACTOR_LATE = {
+    "bench.spawning": "a floor, in a process of its own",
+    "audience.client": "its blocking facade",
+    "logs": "twistd calls it when one was chosen",
+}
 STAGE = "player.stage"
 
 

@@ -258,7 +258,7 @@ def test_a_signal_that_comes_during_the_change_is_heard_after_it(
 ) -> None:
     """It would end the new program before that listens, and the runs with it."""
     said, wait = gate(stage, "said"), gate(stage, "wait")
-    pause = f"    open({str(said)!r}, 'w').close(); open({str(wait)!r}).close()\n"
+    pause = f"    open({str(said)!r}, 'w').close(); open({str(wait)!r}).read()\n"
     disk.change("player/stage.py", "    state = handover.handed", pause + "    state = handover.handed")
     stage.score("long", "exec sleep 60")
     player.perform(1, "long")

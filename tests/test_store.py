@@ -537,6 +537,7 @@ class Recording(sqlite3.Cursor):
 SCANNED = {
     "SELECT state, many FROM totals",  # three rows
     "SELECT count(*) FROM players WHERE disabled_at IS NULL",
+    "SELECT kind, name FROM holds",  # a handful
 }
 
 

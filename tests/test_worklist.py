@@ -72,6 +72,21 @@ def test_nothing_starts_before_welcome_or_without_a_stage() -> None:
     assert [one.seq for one in work.settled({}, ()).start] == [1]
 
 
+def test_a_drained_player_starts_nothing_more() -> None:
+    """What it had accepted and what comes all the same is ``never``; what the stage was asked for goes on."""
+    work = live(slots=2)
+    steps = work.perform(Perform(1, (run(1), run(2), run(3))), fit, 0)
+    assert [one.seq for one in steps.start] == [1, 2]
+    assert work.asked(1)
+    assert told(work.drain()) == {2: Told.NEVER, 3: Told.NEVER}
+    assert not work.asked(2)
+    assert (work.started(1), work.started(2), work.running, work.waiting) == (True, False, 1, 0)
+    assert told(work.perform(Perform(1, (run(4),)), fit, 0)) == {4: Told.NEVER}
+    assert told(work.ended(report(1))) == {1: Told.OK}
+    work.undrain()
+    assert [one.seq for one in work.perform(Perform(1, (run(5),)), fit, 0).start] == [5]
+
+
 def test_a_gap_in_the_numbers_changes_nothing() -> None:
     """A skipped number is an error, an old one is ignored."""
     work = live()
@@ -301,11 +316,14 @@ class Player(RuleBasedStateMachine):
         self.swept: set[int] = set()
         self.ever_started: set[int] = set()
         self.outcomes: dict[int, Report] = {}
+        self.drained = False
         self.start_daemon()
 
     def start_daemon(self) -> None:
         self.to_ask = []
         self.work = Worklist(self.journal.values(), self.high, 2, f"boot {self.boot}")
+        if self.drained:
+            self.enact(self.work.drain())
 
     def enact(self, steps: Steps) -> None:
         """Save, then speak."""
@@ -347,6 +365,7 @@ class Player(RuleBasedStateMachine):
     def asks(self) -> None:
         if self.to_ask and self.work.asked(seq := self.to_ask.pop(0)):
             assert seq not in self.ever_started, "started twice"
+            assert not self.drained, "started though drained"
             self.ever_started.add(seq)
             self.running.add(seq)
             assert len(self.running) <= 2 and seq in self.journal
@@ -394,6 +413,17 @@ class Player(RuleBasedStateMachine):
         if self.work.live and said:
             self.open -= set(said)
             self.enact(self.work.reported(said))
+
+    @rule()
+    def is_drained(self) -> None:
+        self.drained = True
+        self.enact(self.work.drain())
+        assert self.work.waiting == 0
+
+    @rule()
+    def is_undrained(self) -> None:
+        self.drained = False
+        self.work.undrain()
 
     @rule()
     def time_passes(self) -> None:

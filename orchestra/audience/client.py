@@ -34,14 +34,29 @@ from twisted.spread import pb
 
 from orchestra import parameters
 from orchestra.audience import envelope
-from orchestra.audience.desk import About, Cancelling, Reloaded
+from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Released, Reloaded
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
-from orchestra.model import Ask, Catalogue, Event, JobView, PlayerView, Receipt, Scope, State, TaskView
+from orchestra.model import (
+    Ask,
+    Braking,
+    Catalogue,
+    Choice,
+    Chosen,
+    Event,
+    Hold,
+    JobView,
+    PlayerView,
+    Receipt,
+    Scope,
+    State,
+    TaskView,
+)
 
 __all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Scope", "State"]
 
 DEFAULT_SOCKET: Final = "/run/orchestra/audience.pb"
 ANSWER_WITHIN: Final = 60.0  # seconds
+BACKUP_WITHIN: Final = 86_400.0  # seconds; it is as long as the store is large
 PATIENCE: Final = 60.0  # seconds for which a wait looks for a conductor that went away
 RETRY: Final = 0.5  # seconds
 MAX_WORD: Final = 1_000
@@ -116,7 +131,38 @@ class Orchestra:
         """Cancel a job, or its part on some hosts."""
         return await self._call(Cancelling, "cancel", {"job": job, "names": list(names)})
 
+    async def choose(self, choice: Choice) -> Chosen:
+        """How many jobs and tasks a choice is of now, before they are cancelled."""
+        return await self._call(Chosen, "choose", {"choice": choice})
+
+    async def cancel_chosen(
+        self, choice: Choice, up_to: int, progress: Callable[[CancelStep], None] = lambda step: None
+    ) -> CancelStep:
+        """Cancel all that is unfinished of a choice, in jobs up to number ``up_to``, step by step; what it came to.
+        ``progress`` is given the sum so far. What breaks off in the middle has cancelled that much; ask again."""
+        done = CancelStep(cancelled=0, cancelling=0, lost=0, after=None)
+        while True:
+            arguments = {"choice": choice, "up_to": up_to, "after": done.after}
+            step = await self._call(CancelStep, "cancel_chosen", arguments)
+            sums = {name: getattr(done, name) + getattr(step, name) for name in ("cancelled", "cancelling", "lost")}
+            done = CancelStep(**sums, after=step.after)
+            progress(done)
+            if step.after is None:
+                return done
+
+    async def hold(self, braking: Braking, reason: str) -> Holding:
+        """Have nothing of these handed out until they are released; what runs goes on."""
+        return await self._call(Holding, "hold", {"braking": braking, "reason": reason})
+
+    async def release(self, braking: Braking | None) -> Released:
+        """Lift these holds, or all for None; what waited for that starts."""
+        return await self._call(Released, "release", {"braking": braking})
+
     # looking
+
+    async def holds(self) -> tuple[Hold, ...]:
+        """What is held."""
+        return await self._call(tuple[Hold, ...], "holds", {})
 
     async def job(self, job: int) -> JobView:
         """A job and its counts."""
@@ -166,9 +212,14 @@ class Orchestra:
         """Have the conductor accept a player's retired journals again; how many there were."""
         return await self._call(int, "forgive", {"name": name})
 
-    async def reload(self) -> Reloaded:
-        """Have configuration, certificates and lists read again; what changed and what was refused."""
-        return await self._call(Reloaded, "reload", {})
+    async def backup(self, file: str) -> BackedUp:
+        """Have the conductor copy its store to the new ``file``, an absolute path on its machine."""
+        return await self._call(BackedUp, "backup", {"file": file}, within=BACKUP_WITHIN)
+
+    async def reload(self, accept_removals: int = 0) -> Reloaded:
+        """Have configuration, certificates and lists read again; what changed and what was refused. A conductor may be
+        told that so many players are meant to be removed."""
+        return await self._call(Reloaded, "reload", {"accept_removals": accept_removals} if accept_removals else {})
 
     # pages, for those who show them as they come
 
@@ -205,10 +256,21 @@ class Orchestra:
 
     # the connection
 
-    async def _call(self, kind: type[T], name: str, arguments: Ask | dict[str, Any], *watcher: pb.Referenceable) -> T:
+    async def ask(self, kind: type[T], name: str, arguments: dict[str, Any]) -> T:
+        """Any request that the seat at the other end knows; it may be another daemon's than a conductor's."""
+        return await self._call(kind, name, arguments)
+
+    async def _call(
+        self,
+        kind: type[T],
+        name: str,
+        arguments: Ask | dict[str, Any],
+        *watcher: pb.Referenceable,
+        within: float | None = None,
+    ) -> T:
         packed = envelope.pack(arguments, name)
         root = await self._connected()
-        calling = root.callRemote(name, packed, *watcher).addTimeout(self._answer_within, self._reactor)
+        calling = root.callRemote(name, packed, *watcher).addTimeout(within or self._answer_within, self._reactor)
         try:
             answer = await calling
         except (pb.PBConnectionLost, pb.DeadReferenceError, ConnectionClosed, TimeoutError):
@@ -412,6 +474,28 @@ class BlockingOrchestra:
     def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
         return self._do(self._client.cancel(job, names))
+
+    def choose(self, choice: Choice) -> Chosen:
+        """How many jobs and tasks a choice is of now, before they are cancelled."""
+        return self._do(self._client.choose(choice))
+
+    def cancel_chosen(
+        self, choice: Choice, up_to: int, progress: Callable[[CancelStep], None] = lambda step: None
+    ) -> CancelStep:
+        """Cancel all that is unfinished of a choice; see :meth:`Orchestra.cancel_chosen`."""
+        return self._do(self._client.cancel_chosen(choice, up_to, progress))
+
+    def hold(self, braking: Braking, reason: str) -> Holding:
+        """Have nothing of these handed out until they are released; what runs goes on."""
+        return self._do(self._client.hold(braking, reason))
+
+    def release(self, braking: Braking | None) -> Released:
+        """Lift these holds, or all for None; what waited for that starts."""
+        return self._do(self._client.release(braking))
+
+    def holds(self) -> tuple[Hold, ...]:
+        """What is held."""
+        return self._do(self._client.holds())
 
     def job(self, job: int) -> JobView:
         """A job and its counts."""

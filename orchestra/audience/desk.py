@@ -9,7 +9,21 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from orchestra.model import Ask, Asker, Catalogue, Event, JobView, PlayerView, Receipt, State, TaskView
+from orchestra.model import (
+    Ask,
+    Asker,
+    Braking,
+    Catalogue,
+    Choice,
+    Chosen,
+    Event,
+    Hold,
+    JobView,
+    PlayerView,
+    Receipt,
+    State,
+    TaskView,
+)
 
 Listener = Callable[[Sequence[Event], JobView | None], Awaitable[None]]
 """Called with the next events of a job, oldest first, and with the job once it has ended. One call at a time: the
@@ -28,6 +42,32 @@ class Cancelling(Struct, frozen=True, kw_only=True):
     lost: int = 0
 
 
+class CancelStep(Struct, frozen=True, kw_only=True):
+    """What one step of a cancel of many jobs did; ``after``: where the next one goes on, None: that was all."""
+
+    cancelled: int
+    cancelling: int
+    lost: int
+    after: tuple[int, int] | None
+
+
+class Holding(Struct, frozen=True, kw_only=True):
+    """What a hold did: ``made`` are new, ``known`` were held before and stay as they were; ``going_on``: tasks that
+    players have already."""
+
+    made: tuple[Hold, ...]
+    known: tuple[Hold, ...]
+    going_on: int
+    warnings: tuple[str, ...] = ()
+
+
+class Released(Struct, frozen=True, kw_only=True):
+    """What a release lifted, and what is still held."""
+
+    lifted: tuple[Hold, ...]
+    left: tuple[Hold, ...]
+
+
 class Reloaded(Struct, frozen=True, kw_only=True):
     """What a reload changed, and what it refused (then the old one stays in force)."""
 
@@ -36,7 +76,7 @@ class Reloaded(Struct, frozen=True, kw_only=True):
 
 
 class About(Struct, frozen=True, kw_only=True):
-    """The conductor in a few numbers."""
+    """The conductor in a few numbers. ``troubles``: what is wrong with it now, in sentences."""
 
     version: str
     started_at: int
@@ -44,6 +84,16 @@ class About(Struct, frozen=True, kw_only=True):
     online: int
     pending: int
     dispatched: int
+    holds: tuple[Hold, ...] = ()
+    troubles: tuple[str, ...] = ()
+
+
+class BackedUp(Struct, frozen=True, kw_only=True):
+    """A backup that was made: on the conductor's machine, so many bytes, in so many milliseconds."""
+
+    file: str
+    size: int
+    took: int
 
 
 class Watch(Protocol):
@@ -93,11 +143,33 @@ class Desk(Protocol):
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its tasks on some hosts. Running scores are killed; it is done when status says so."""
 
-    async def reload(self, asker: Asker) -> Reloaded:
-        """Read players, certificates and CRL again, as SIGHUP does. Only root and the conductor's own user."""
+    async def choose(self, choice: Choice) -> Chosen:
+        """How many jobs and tasks a choice is of now."""
+
+    async def cancel_chosen(
+        self, asker: Asker, choice: Choice, up_to: int, after: tuple[int, int] | None = None
+    ) -> CancelStep:
+        """One bounded step of cancelling all that is unfinished of a choice, in jobs up to ``up_to``."""
+
+    async def hold(self, asker: Asker, braking: Braking, reason: str) -> Holding:
+        """Hand out nothing of these until they are released; what runs goes on."""
+
+    async def release(self, asker: Asker, braking: Braking | None) -> Released:
+        """Lift these holds, or all; what waited for that starts."""
+
+    async def holds(self) -> tuple[Hold, ...]:
+        """What is held."""
+
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
+        """Read players, certificates and CRL again, as SIGHUP does; up to ``accept_removals`` players may be missing
+        from the file. Only root and the conductor's own user."""
 
     async def forgive(self, asker: Asker, name: str) -> int:
         """Accept a player's retired journals again; how many there were. Only root and the conductor's own user."""
+
+    async def backup(self, asker: Asker, file: str) -> BackedUp:
+        """Copy the store to the new ``file``, an absolute path on the conductor's machine. Only root and the
+        conductor's own user."""
 
     async def about(self) -> About:
         """The conductor in a few numbers."""

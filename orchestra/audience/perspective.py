@@ -6,7 +6,11 @@
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
-      cancel({job, names}) reload({}) about({})   ->       ["OK", value]
+      cancel({job, names}) about({})              ->       ["OK", value]
+      reload({accept_removals}) backup({file})    ->       ["OK", value]
+      hold({braking, reason}) release({braking})  ->       ["OK", value]    braking None: every hold
+      choose({choice})                            ->       ["OK", chosen]
+      cancel_chosen({choice, up_to, after})       ->       ["OK", step]     again with its after, until that is None
       watch({job, since}, watcher)                ->       ["OK", None]
       await_end({job}, watcher)                   ->       ["OK", None]
       watcher.events([event…], None | job)        <-       its answer asks for the next; the job comes when it has ended
@@ -28,7 +32,7 @@ from orchestra.audience.desk import Desk, Listener, Watch
 from orchestra.audience.envelope import MAX_BYTES, MAX_ROWS
 from orchestra.audience.seat import Guest, Method, Nothing, Sitter, seat_port
 from orchestra.errors import BadRequest, TooMany
-from orchestra.model import Ask, Catalogue, Event, JobView, Receipt, State
+from orchestra.model import Ask, Braking, Catalogue, Choice, Event, JobView, Receipt, State
 
 MAX_WATCHERS: Final = 32  # per connection
 MAX_PRIORITY: Final = 1_000_000
@@ -90,6 +94,33 @@ class Cancel(Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[Name, ...] = ()
 
 
+class Reload(Struct, frozen=True, forbid_unknown_fields=True):
+    accept_removals: Number = 0
+
+
+class Backup(Struct, frozen=True, forbid_unknown_fields=True):
+    file: Annotated[str, Meta(max_length=4096, pattern="^/[^\\x00]*$")]
+
+
+class Chooses(Struct, frozen=True, forbid_unknown_fields=True):
+    choice: Choice
+
+
+class CancelChosen(Struct, frozen=True, forbid_unknown_fields=True):
+    choice: Choice
+    up_to: Number
+    after: tuple[int, int] | None = None
+
+
+class Holds(Struct, frozen=True, forbid_unknown_fields=True):
+    braking: Braking
+    reason: Name
+
+
+class Releases(Struct, frozen=True, forbid_unknown_fields=True):
+    braking: Braking | None = None
+
+
 class OnePlayer(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
@@ -120,8 +151,14 @@ class Perspective:
             "players": Method(Players, self._players),
             "catalogues": Method(Catalogues, self._catalogues),
             "cancel": Method(Cancel, self._cancel),
-            "reload": Method(Nothing, self._reload),
+            "choose": Method(Chooses, self._choose),
+            "cancel_chosen": Method(CancelChosen, self._cancel_chosen),
+            "hold": Method(Holds, self._hold),
+            "release": Method(Releases, self._release),
+            "holds": Method(Nothing, self._holds),
+            "reload": Method(Reload, self._reload),
             "forgive": Method(OnePlayer, self._forgive),
+            "backup": Method(Backup, self._backup),
             "about": Method(Nothing, self._about),
             "watch": Method(Watching, self._watch),
             "await_end": Method(OneJob, self._await_end),
@@ -158,7 +195,10 @@ class Perspective:
             raise BadRequest(problem=f"submit: priority is a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
         if watcher is not None:
             self._check_watcher(watcher)
-        return await self._desk.submit(self._guest.asker, ask)
+        receipt = await self._desk.submit(self._guest.asker, ask)
+        if watcher is not None and not receipt.created:
+            await self._desk.job(receipt.job)  # or NoSuchJob: a request key outlives its job
+        return receipt
 
     async def _job(self, of: OneJob, _: Watcher) -> object:
         return await self._desk.job(of.job)
@@ -185,11 +225,29 @@ class Perspective:
     async def _cancel(self, of: Cancel, _: Watcher) -> object:
         return await self._desk.cancel(self._guest.asker, of.job, of.names)
 
+    async def _choose(self, of: Chooses, _: Watcher) -> object:
+        return await self._desk.choose(of.choice)
+
+    async def _cancel_chosen(self, of: CancelChosen, _: Watcher) -> object:
+        return await self._desk.cancel_chosen(self._guest.asker, of.choice, of.up_to, of.after)
+
+    async def _hold(self, of: Holds, _: Watcher) -> object:
+        return await self._desk.hold(self._guest.asker, of.braking, of.reason)
+
+    async def _release(self, of: Releases, _: Watcher) -> object:
+        return await self._desk.release(self._guest.asker, of.braking)
+
+    async def _holds(self, _: Nothing, __: Watcher) -> object:
+        return await self._desk.holds()
+
     async def _forgive(self, given: OnePlayer, _: Watcher) -> object:
         return await self._desk.forgive(self._guest.asker, given.name)
 
-    async def _reload(self, _: Nothing, __: Watcher) -> object:
-        return await self._desk.reload(self._guest.asker)
+    async def _reload(self, how: Reload, _: Watcher) -> object:
+        return await self._desk.reload(self._guest.asker, how.accept_removals)
+
+    async def _backup(self, to: Backup, _: Watcher) -> object:
+        return await self._desk.backup(self._guest.asker, to.file)
 
     async def _about(self, _: Nothing, __: Watcher) -> object:
         return await self._desk.about()

@@ -28,16 +28,26 @@ COMMANDS: Final = {
     "submit": Mounted("orchestra.cli.submit:submit", "Ask for a score to be run on hosts; submitjob is this."),
     "status": Mounted("orchestra.cli.status:status", "Everything known of a job, or recent jobs; getstatus is this."),
     "wait": Mounted("orchestra.cli.waiting:wait", "Wait until a job has ended."),
-    "cancel": Mounted("orchestra.cli.operate:cancel", "Cancel a job, or its part on some hosts."),
+    "cancel": Mounted("orchestra.cli.brake:cancel", "Cancel jobs, or all of a score, an owner or a host."),
+    "hold": Mounted("orchestra.cli.brake:hold", "Stop handing out work: all, to a host, or of a score."),
+    "release": Mounted("orchestra.cli.brake:release", "Lift a hold; what waited for that starts."),
+    "holds": Mounted("orchestra.cli.brake:holds", "List what is held, by whom and why."),
     "jobs": Mounted("orchestra.cli.status:jobs", "List jobs, newest first."),
     "players": Mounted("orchestra.cli.operate:players", "List players: who is there, who is not."),
-    "player": Mounted("orchestra.cli.operate:player", "What concerns one player: forgive."),
+    "player": Mounted(
+        "orchestra.cli.node:player", "On a node: status, drain, undrain, kill; on the conductor: forgive."
+    ),
     "scores": Mounted("orchestra.cli.operate:scores", "List the scores that players have."),
     "about": Mounted("orchestra.cli.operate:about", "The conductor in a few numbers."),
     "reload": Mounted("orchestra.cli.operate:reload", "Have a daemon read its files again; say what changed."),
+    "backup": Mounted("orchestra.cli.keep:backup", "Copy the conductor's store to a file, while it works."),
+    "restore": Mounted("orchestra.cli.keep:restore", "Put a backup in the place of a stopped conductor's store."),
     "stage": Mounted("orchestra.cli.stage:stage", "Be the stage: run scores for the player, as player.conf says."),
     "check": Mounted("orchestra.cli.check:check", "Check a daemon's configuration without starting it."),
     "ca": Mounted("orchestra.cli.ca:ca", "Our own certificate authority."),
+    "bench": Mounted("orchestra.cli.bench:bench", "Measure this machine: latency, rates, memory, beside their floors."),
+    "emulate": Mounted("orchestra.cli.emulate:emulate", "Be many players at once, to try a conductor with."),
+    "drill": Mounted("orchestra.cli.drill:drill", "Try on this machine that nothing is lost or done twice."),
     "demo": Mounted("orchestra.cli.demo:demo", "See a conductor and three players at work on this machine."),
 }
 

@@ -1,4 +1,4 @@
-"""The operator's commands: cancel, players, scores, about, reload."""
+"""The operator's commands: players, scores, about, reload."""
 
 import os
 from collections import defaultdict
@@ -16,39 +16,17 @@ from orchestra.cli.session import (
     player_socket,
     reaching,
     talk,
+    talk_to_player,
 )
-from orchestra.errors import EX_CONFIG, NoConductor, NoPlayer
-from orchestra.model import Catalogue, PlayerView, ScoreEntry
+from orchestra.core import explain
+from orchestra.core.brake import Brake
+from orchestra.errors import EX_CONFIG, UsageError
+from orchestra.model import Catalogue, Hold, PlayerView, ScoreEntry
 
 if TYPE_CHECKING:
     from orchestra.audience.client import Orchestra
 
 DIGEST_SHOWN = 12
-
-
-@click.command("cancel", context_settings=SETTINGS)
-@click.argument("job", type=click.IntRange(1))
-@click.argument("hosts", nargs=-1, metavar="[HOST…]")
-@as_json
-@reaching
-def cancel(job: int, hosts: tuple[str, ...], as_json: bool, socket: str | None, config: str) -> int:
-    """Cancel JOB, or its part on some HOSTs. What runs is killed; 'getstatus JOB' says when that is done."""
-    done = talk(conductor_socket(socket, config), lambda conductor: conductor.cancel(job, hosts))
-    if as_json:
-        print_json(done)
-        return 0
-    parts = [
-        f"{many} {what}"
-        for many, what in (
-            (done.cancelled, "cancelled"),
-            (done.cancelling, "being cancelled"),
-            (done.lost, "lost: an earlier attempt may have run"),
-            (done.ended, "had ended before"),
-        )
-        if many
-    ]
-    say(f"job {job}: {', '.join(parts) or 'nothing to cancel'}")
-    return 0
 
 
 @click.command("players", context_settings=SETTINGS)
@@ -76,7 +54,8 @@ def _player_row(player: PlayerView) -> Sequence[str]:
     numbers = (player.slots, player.open_runs, player.pending, player.scores)
     slots, runs, pending, scores = ("" if number is None else str(number) for number in numbers)
     since = when(player.since)
-    return player.name, player.status, since, player.version, player.address, slots, runs, pending, scores, player.note
+    note = "; ".join(part for part in (player.held, player.note) if part)
+    return player.name, player.status, since, player.version, player.address, slots, runs, pending, scores, note
 
 
 @click.command("scores", context_settings=SETTINGS)
@@ -85,9 +64,13 @@ def _player_row(player: PlayerView) -> Sequence[str]:
 @reaching
 def scores(names: tuple[str, ...], as_json: bool, socket: str | None, config: str) -> int:
     """List the scores that all players have, or these HOSTs. A score that differs between them has several lines."""
-    found = talk(conductor_socket(socket, config), lambda conductor: conductor.catalogues(names))
+
+    async def work(conductor: "Orchestra") -> tuple[Catalogues, Sequence[Hold]]:
+        return await conductor.catalogues(names), await conductor.holds()
+
+    found, holds = talk(conductor_socket(socket, config), work)
     if as_json:
-        print_json([{"catalogue": _named(catalogue), "players": players} for catalogue, players in found])
+        print_json([{"catalogue": _named(catalogue, holds), "players": players} for catalogue, players in found])
         return 0
     rows = list(score_rows(found))
     if rows:
@@ -96,6 +79,8 @@ def scores(names: tuple[str, ...], as_json: bool, socket: str | None, config: st
         tell("no scores are known; 'orchestra players' shows who is there")
     for name, reason, many in refused_rows(found):
         tell(f"{safe(name)}: not run on {many} player{'s' if many > 1 else ''}: {safe(reason)}")
+    for hold in holds:
+        tell(safe(explain.held(hold)))
     return 0
 
 
@@ -123,12 +108,18 @@ def refused_rows(found: Catalogues) -> list[tuple[str, str, int]]:
     return [(name, reason, number) for (name, reason), number in sorted(many.items())]
 
 
-def _named(catalogue: Catalogue) -> dict[str, object]:
+def _named(catalogue: Catalogue, holds: Sequence[Hold]) -> dict[str, object]:
+    brake = Brake(holds)
     return {
         "digest": catalogue.digest,
-        "scores": [{name: getattr(entry, name) for name in entry.__struct_fields__} for entry in catalogue.scores],
+        "scores": [_entry(entry, brake.of_score(entry.name)) for entry in catalogue.scores],
         "refused": [{"name": refused.name, "reason": refused.reason} for refused in catalogue.refused],
     }
+
+
+def _entry(entry: ScoreEntry, hold: Hold | None) -> dict[str, object]:
+    fields: dict[str, object] = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    return fields | {"held": explain.held(hold) if hold else ""}
 
 
 @click.command("about", context_settings=SETTINGS)
@@ -143,17 +134,32 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
     say(f"conductor {safe(found.version)}, running since {when(found.started_at)}")
     say(f"{found.players} players, {found.online} online")
     say(f"{found.pending} tasks pending, {found.dispatched} dispatched")
+    for trouble in found.troubles:
+        say(f"trouble: {safe(trouble)}")
+    for hold in found.holds:
+        say(safe(explain.held(hold)))
     return 0
 
 
 @click.command("reload", context_settings=SETTINGS)
 @click.argument("daemon", type=click.Choice(["conductor", "player"]), default="conductor")
+@click.option(
+    "--accept-removals",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The players file may lack up to N of the players there are, whatever removal_limit says.",
+)
 @as_json
 @click.option("--socket", metavar="PATH", help="The daemon's socket, if its configuration does not say.")
 @click.option("--config", envvar="ORCHESTRA_CONFIG", default="/etc/orchestra", metavar="DIR", help="Its configuration.")
-def reload(daemon: str, as_json: bool, socket: str | None, config: str) -> int:
+def reload(daemon: str, accept_removals: int | None, as_json: bool, socket: str | None, config: str) -> int:
     """Have this machine's conductor or player read its files again, as SIGHUP does; wait, and say what changed."""
-    done = _reload_player(player_socket(socket, config)) if daemon == "player" else _reload_conductor(socket, config)
+    if daemon == "player":
+        if accept_removals:
+            raise UsageError(problem="--accept-removals is for the conductor: it has the list of players")
+        done = _reload_player(player_socket(socket, config), config)
+    else:
+        done = _reload_conductor(socket, config, accept_removals or 0)
     if as_json:
         print_json(done)
     else:
@@ -166,28 +172,10 @@ def reload(daemon: str, as_json: bool, socket: str | None, config: str) -> int:
     return EX_CONFIG if done.refused else 0
 
 
-def _reload_conductor(socket: str | None, config: str) -> Reloaded:
+def _reload_conductor(socket: str | None, config: str, accept_removals: int) -> Reloaded:
     path = conductor_socket(socket or os.environ.get("ORCHESTRA_SOCKET"), config)
-    return talk(path, lambda conductor: conductor.reload())
+    return talk(path, lambda conductor: conductor.reload(accept_removals))
 
 
-def _reload_player(path: str) -> Reloaded:
-    try:
-        return talk(path, lambda player: player.reload())
-    except NoConductor as error:
-        raise NoPlayer(**error.fields) from None
-
-
-@click.group("player", context_settings=SETTINGS)
-def player() -> None:
-    """What concerns one player."""
-
-
-@player.command("forgive", context_settings=SETTINGS)
-@click.argument("name", metavar="HOST")
-@reaching
-def forgive(name: str, socket: str | None, config: str) -> int:
-    """Accept HOST with a journal that a newer one had replaced. What was open with either stays lost."""
-    many = talk(conductor_socket(socket, config), lambda conductor: conductor.forgive(name))
-    say(f"{name}: {many} retired {'journal is' if many == 1 else 'journals are'} accepted again")
-    return 0
+def _reload_player(path: str, config: str) -> Reloaded:
+    return talk_to_player(path, config, lambda player: player.reload())

@@ -1,7 +1,9 @@
 """From a command line to a daemon's socket: where it is, and a reactor that starts fast."""
 
 import contextlib
+import errno
 import os
+import socket as socket_module
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from orchestra import config
-from orchestra.errors import OrchestraError
+from orchestra.errors import Denied, NoConductor, NoPlayer, OrchestraError, OwnerOnly, PlayerAway
 
 if TYPE_CHECKING:
     from orchestra.audience.client import Orchestra
@@ -72,6 +74,28 @@ def talk(path: str, work: "Callable[[Orchestra], Coroutine[Any, Any, T]]") -> T:
             return await work(orchestra)
 
     return blocking(reactor, session())
+
+
+def talk_to_player(path: str, directory: str, work: "Callable[[Orchestra], Coroutine[Any, Any, T]]") -> T:
+    """What ``work`` returns when given the seat of this machine's player."""
+    try:
+        return talk(path, work)
+    except NoConductor as error:
+        stage = written(directory, "player.conf", "stage", "/run/orchestra/stage")
+        if _answers(stage):
+            raise PlayerAway(**error.fields, stage=stage) from None
+        raise NoPlayer(**error.fields) from None
+    except Denied as error:
+        raise OwnerOnly(who=error.fields["who"], daemon="player") from None
+
+
+def _answers(path: str) -> bool:
+    with socket_module.socket(socket_module.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            return probe.connect_ex(path) in (0, errno.EAGAIN)
+        except OSError:  # a path too long for a socket
+            return False
 
 
 @contextlib.contextmanager

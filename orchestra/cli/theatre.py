@@ -39,6 +39,8 @@ class Theatre:
         self.conductor_name = f"conductor.{DOMAIN}"
         self.port = 0
         self.scores = home / "scores"
+        self.environment = dict(os.environ)
+        """What the daemons inherit."""
 
     @property
     def socket(self) -> Path:
@@ -46,17 +48,18 @@ class Theatre:
 
     # ---- the setting
 
-    def build(self, scores_from: Path) -> Authority:
-        """Certificates, configuration files and scores; nothing is started."""
+    def build(self, scores_from: Path | None) -> Authority:
+        """Certificates, configuration files and scores, if any; nothing is started."""
         for part in ("run", "log", "conductor", "ledger"):
             (self.home / part).mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._copy_scores(scores_from)
+        if scores_from is not None:
+            self._copy_scores(scores_from)
         self.port = free_port()
         ca = authority.init(self.home / "ca", "Orchestra demo")
         ca.issue("conductor", [self.conductor_name], out=self.home / "tls")
         for name in self.names:
             ca.issue("player", [name], out=self.home / "tls")
-        self._write_conductor()
+        self.write_conductor()
         for name in self.names:
             self.write_player(name, self.home / "tls")
         return ca
@@ -74,7 +77,8 @@ class Theatre:
         (self.scores / name).write_text(text)
         (self.scores / name).chmod(0o755)
 
-    def _write_conductor(self) -> None:
+    def write_conductor(self, **more: object) -> None:
+        """The configuration of the conductor, and its list of players."""
         (self.home / "players").write_text("".join(f"{name}\n" for name in self.names))
         tls = self.home / "tls"
         lines = {
@@ -85,6 +89,7 @@ class Theatre:
             "ca": tls / "ca.crt",
             "audience": self.socket,
             "default_domain": DOMAIN,
+            **more,
         }
         write_conf(self.home / "conductor.conf", lines)
 
@@ -118,16 +123,49 @@ class Theatre:
         """Start a player; it connects when it can."""
         self._twistd("player", self.home / short, self.home / "run" / f"{short}.pid")
 
+    def second_player(self, short: str) -> str:
+        """Start a player with the configuration of one that runs already, or try to; what is said to that."""
+        try:
+            self._twistd("player", self.home / short, self.home / "run" / f"{short}-second.pid")
+        except NotStarted as problem:
+            return problem.sentence
+        self.kill(f"{short}-second")
+        return "it started"
+
     def _twistd(self, what: str, config: Path, pidfile: Path) -> None:
         log = self.home / "log" / f"{pidfile.stem}.log"
         command = [_script("twistd"), f"--pidfile={pidfile}", f"--logfile={log}", what, f"--config={config}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=self.home)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            cwd=self.home,
+            env=self.environment,
+            start_new_session=True,  # Ctrl-C is for us: we stop them
+        )
         if done.returncode:
             raise NotStarted(file=" ".join(command), problem=(done.stderr or done.stdout).strip()[-2000:])
 
     def pid(self, daemon: str) -> int:
         """The process id of ``conductor`` or of a player."""
         return int((self.home / "run" / f"{daemon}.pid").read_text())
+
+    def is_up(self, daemon: str) -> bool:
+        """Whether it runs."""
+        try:
+            return _alive(self.pid(daemon))
+        except (FileNotFoundError, ValueError):
+            return False
+
+    def tidy(self, daemon: str) -> bool:
+        """Remove what a daemon that is not up has left; True: nobody had ended it."""
+        try:
+            (self.home / "run" / f"{daemon}.pid").unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def kill(self, daemon: str) -> None:
         """SIGKILL, as a crash would have it."""
@@ -139,8 +177,7 @@ class Theatre:
 
     def kill_stage(self, player: str) -> None:
         """SIGKILL for the stage of a player; the player starts another."""
-        served = str(self.home / "run" / f"{player}.stage")
-        for pid in [pid for pid in self.stages() if served in _command(pid)]:
+        for pid in self.stages_of(player):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             wait_until(lambda pid=pid: not _alive(pid), f"the end of the stage of {player}", Path())
@@ -154,6 +191,11 @@ class Theatre:
     def stages(self) -> list[int]:
         """The process ids of the stages that serve this home."""
         return [pid for pid in _processes() if self._is_stage(pid)]
+
+    def stages_of(self, player: str) -> list[int]:
+        """The process ids of the stages that serve this player: one, if all is well."""
+        served = str(self.home / "run" / f"{player}.stage")
+        return [pid for pid in self.stages() if served in _command(pid)]
 
     def _is_stage(self, pid: int) -> bool:
         words = _command(pid)

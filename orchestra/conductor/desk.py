@@ -12,19 +12,35 @@ from typing import Final
 from msgspec.structs import replace
 
 from orchestra import __version__, parameters
-from orchestra.audience.desk import About, Cancelling, Listener, Reloaded, Watch
+from orchestra.audience.desk import (
+    About,
+    BackedUp,
+    Cancelling,
+    CancelStep,
+    Holding,
+    Listener,
+    Released,
+    Reloaded,
+    Watch,
+)
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
+from orchestra.conductor.upkeep import Upkeep
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.targets import complete, resolve
-from orchestra.errors import BadRequest, Denied, OwnerOnly, UnknownScore
+from orchestra.errors import BackupFailed, BadRequest, Denied, OwnerOnly, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
+    Braking,
     Catalogue,
+    Choice,
+    Chosen,
     Event,
+    Held,
+    Hold,
     JobView,
     NewJob,
     PlayerView,
@@ -44,6 +60,7 @@ GIVE_UP_UNKNOWN: Final = HOUR + 10_000  # the default timeout and grace of a sco
 UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label)
 MOST_WAITS: Final = 100
 MOST_WARNINGS: Final = 20
+LONGEST_REASON: Final = 500
 LONGEST_EXPIRY: Final = 3650 * 24 * HOUR
 
 
@@ -62,7 +79,9 @@ class FrontDesk:
         default_expire: int | None,
         audience_group: str,
         gid: int | None,
-        reload: Callable[[], Awaitable[Reloaded]],
+        reload: Callable[[int], Awaitable[Reloaded]],
+        upkeep: Upkeep | None = None,
+        troubles: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._dispatch = dispatch
         self._reader = reader
@@ -74,6 +93,8 @@ class FrontDesk:
         self._group = audience_group
         self._gid = gid
         self._reload = reload
+        self._upkeep = upkeep
+        self._troubles = troubles
 
     # ---- who may
 
@@ -146,7 +167,11 @@ class FrontDesk:
 
     async def _waits(self, new: NewJob, players: Mapping[int, str]) -> list[Wait]:
         """Who will not start at once, and why. Of a one-of job, nobody waits while one of them can start."""
-        away = [player for player in players if player not in self._dispatch.doors]
+        away = [
+            player
+            for player, name in players.items()
+            if player not in self._dispatch.doors or self._dispatch.brake.of(name, new.score)
+        ]
         if not away or (new.scope is Scope.ONE and len(away) < len(players)):
             return []
         names = [players[player] for player in away]
@@ -157,7 +182,7 @@ class FrontDesk:
         return [Wait(player=players[p], why=self._why_away(p, players[p], seen.get(p), new)) for p in away]
 
     def _why_away(self, player: int, name: str, seen: int | None, new: NewJob) -> str:
-        return explain.why_waiting(self._presence(player, name, seen=seen), new.score, new.expires_at)
+        return explain.why_waiting(self._presence(player, name, new.score, seen), new.score, new.expires_at)
 
     # ---- read
 
@@ -186,10 +211,14 @@ class FrontDesk:
     def _explained(self, task: TaskView, job: JobView, rows: Mapping[str, PlayerRow]) -> TaskView:
         if task.state not in UNFINISHED:
             return task
+        if task.state == State.PENDING.label and self._dispatch.trouble:
+            return replace(task, why=f"waits: nothing is handed out, {self._dispatch.trouble}")
         row = rows.get(task.player or "")
         if row is None:
-            there = len(self._dispatch.doors)
-            return replace(task, why=explain.why_waiting_for_one(there, job.expires_at))
+            there, brake = len(self._dispatch.doors), self._dispatch.brake
+            hold = self._held(brake.of_score(job.score))
+            why = explain.why_waiting_for_one(there, job.expires_at, hold, brake.some_hosts)
+            return replace(task, why=why)
         presence = self._presence(row.player, row.view.name, job.score, row.view.since)
         if task.state == State.PENDING.label:
             return replace(task, why=explain.why_waiting(presence, job.score, job.expires_at))
@@ -199,17 +228,23 @@ class FrontDesk:
 
     def _presence(self, player: int, name: str, score: str = "", seen: int | None = None) -> Presence:
         session: Session | None = self._dispatch.scheduler.sessions.get(player)
+        held = self._held(self._dispatch.brake.of(name, score))
         if session is None:
-            return Presence(name=name, online=False, since=seen, removed=name not in self._dispatch.ids)
+            return Presence(name=name, online=False, since=seen, removed=name not in self._dispatch.ids, held=held)
         return Presence(
             name=name,
             online=True,
+            held=held,
             since=self._dispatch.online_since.get(player),
             note=session.note,
             room=session.room,
             open_of_score=session.count(score),
             limit_of_score=session.limits.get(score, 0),
         )
+
+    @staticmethod
+    def _held(hold: Hold | None) -> str:
+        return "" if hold is None else explain.held(hold)
 
     async def output(
         self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
@@ -234,12 +269,14 @@ class FrontDesk:
 
     def _view(self, row: PlayerRow) -> PlayerView:
         session = self._dispatch.scheduler.sessions.get(row.player)
+        held = self._held(self._dispatch.brake.of_host(row.view.name))
         if session is None:
             stale = "offline" if row.view.status == "online" else row.view.status
-            return replace(row.view, status=stale)
+            return replace(row.view, status=stale, held=held)
         return replace(
             row.view,
             status="online",
+            held=held,
             since=self._dispatch.online_since.get(row.player),
             version=session.version,
             address=self._dispatch.doors[row.player].address,
@@ -266,6 +303,8 @@ class FrontDesk:
             online=len(self._dispatch.doors),
             pending=totals.pending,
             dispatched=totals.dispatched,
+            troubles=self._troubles(),
+            holds=self._dispatch.brake.holds,
         )
 
     def watch(self, job: int, since: int, listener: Listener) -> Watch:
@@ -283,10 +322,63 @@ class FrontDesk:
         players = None
         if names:
             players = [self._dispatch.ids[n] for n in resolve(names, self._dispatch.ids, self._default_domain)]
-        done = await self._dispatch.cancel(job, players, asker.name)
+        steps = await self._dispatch.cancel(job, players, asker.name)
         return Cancelling(
-            job=job, cancelled=done.cancelled, cancelling=done.cancelling, ended=done.finished, lost=done.lost
+            job=job,
+            cancelled=sum(step.cancelled for step in steps),
+            cancelling=sum(step.cancelling for step in steps),
+            ended=sum(step.finished for step in steps),
+            lost=sum(step.lost for step in steps),
         )
+
+    async def choose(self, choice: Choice) -> Chosen:
+        """How many jobs and tasks a choice is of now."""
+        players = self._on(choice)
+        return await self._reader.read(lambda cursor: statements.choose(cursor, choice, players))
+
+    async def cancel_chosen(
+        self, asker: Asker, choice: Choice, up_to: int, after: tuple[int, int] | None = None
+    ) -> CancelStep:
+        """One bounded step of cancelling all that is unfinished of a choice."""
+        done = await self._dispatch.cancel_chosen(choice, self._on(choice), up_to, asker.name, after)
+        return CancelStep(cancelled=done.cancelled, cancelling=done.cancelling, lost=done.lost, after=done.after)
+
+    def _on(self, choice: Choice) -> list[int] | None:
+        """The players a choice is of, or None: whichever."""
+        said = choice.score is not None or choice.owner is not None or bool(choice.hosts)
+        if said == choice.everything:
+            raise BadRequest(problem="say which jobs: by score, owner or hosts, or else everything, and not both")
+        if not choice.hosts:
+            return None
+        return [self._dispatch.ids[n] for n in resolve(choice.hosts, self._dispatch.ids, self._default_domain)]
+
+    # ---- the brake
+
+    async def hold(self, asker: Asker, braking: Braking, reason: str) -> Holding:
+        """Hand out nothing of these until they are released."""
+        if not reason.strip() or not reason.isprintable() or len(reason) > LONGEST_REASON:
+            raise BadRequest(problem=f"a hold needs a reason: one line of at most {LONGEST_REASON} characters")
+        hosts = resolve(braking.hosts, self._dispatch.ids, self._default_domain) if braking.hosts else ()
+        marks = replace(braking, hosts=hosts).marks
+        done = await self._dispatch.hold(marks, reason.strip(), asker)
+        unknown = [name for kind, name in marks if kind is Held.SCORE and not self._dispatch.repertoires.anywhere(name)]
+        warnings = tuple(
+            f"no player has a score '{name[:80]}' today; the hold is of whoever gets one" for name in unknown
+        )
+        return Holding(made=done.made, known=done.known, going_on=done.going_on, warnings=warnings)
+
+    async def release(self, asker: Asker, braking: Braking | None) -> Released:
+        """Lift these holds, or all."""
+        marks = None
+        if braking is not None:
+            hosts = tuple(complete(host, self._default_domain) for host in braking.hosts)
+            marks = replace(braking, hosts=hosts).marks
+        done = await self._dispatch.release(marks, asker)
+        return Released(lifted=done.lifted, left=done.left)
+
+    async def holds(self) -> tuple[Hold, ...]:
+        """What is held."""
+        return self._dispatch.brake.holds
 
     async def forgive(self, asker: Asker, name: str) -> int:
         """Accept a player's retired journals again."""
@@ -295,8 +387,16 @@ class FrontDesk:
         [full] = resolve([name], self._dispatch.ids, self._default_domain)
         return await self._dispatch.forgive(full, asker.name)
 
-    async def reload(self, asker: Asker) -> Reloaded:
+    async def backup(self, asker: Asker, file: str) -> BackedUp:
+        """Copy the store."""
+        if asker.uid not in (0, os.geteuid()):
+            raise OwnerOnly(who=asker.name, daemon="conductor")
+        if self._upkeep is None:
+            raise BackupFailed(file=file, problem="this conductor has its store in memory")
+        return await self._upkeep.back_up(file, asker.name)
+
+    async def reload(self, asker: Asker, accept_removals: int = 0) -> Reloaded:
         """Read players, certificates and CRL again."""
         if asker.uid not in (0, os.geteuid()):
             raise OwnerOnly(who=asker.name, daemon="conductor")
-        return await self._reload()
+        return await self._reload(accept_removals)

@@ -14,15 +14,29 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from orchestra import __version__
-from orchestra.conductor.door import Door
+from orchestra.conductor.door import Door, NotThere
 from orchestra.conductor.feed import Feed
+from orchestra.conductor.together import Said, Together
+from orchestra.core.brake import Brake
 from orchestra.core.scheduler import Scheduler, Session, Wish
-from orchestra.errors import NotAPlayer, NotSaved, OrchestraError, RetiredJournal, StoreFailed, Superseded
+from orchestra.errors import (
+    DiskNearlyFull,
+    NotAPlayer,
+    NotSaved,
+    OrchestraError,
+    RetiredJournal,
+    StoreFailed,
+    Superseded,
+    Unconfirmed,
+)
 from orchestra.model import (
     PROTOCOL,
     Announce,
+    Asker,
     Catalogue,
+    Choice,
     Hello,
+    Hold,
     NewJob,
     Perform,
     Piece,
@@ -33,13 +47,26 @@ from orchestra.model import (
     Welcome,
 )
 from orchestra.store import statements
+from orchestra.store.holds import Mark
 from orchestra.store.saver import Saver
-from orchestra.store.values import Cancelled, ClaimAsk, Claimed, Freed, Greeting, Submitted, Swept
+from orchestra.store.values import (
+    Batch,
+    Cancelled,
+    ClaimAsk,
+    Claimed,
+    Freed,
+    Greeting,
+    HeldBack,
+    Lifted,
+    Submitted,
+    Swept,
+)
 from orchestra.wire import commands
 
 RETRY: Final = 1.0  # seconds until a claim that could not be saved is tried again
 SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections further
 PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
+AT_ONCE: Final = 500  # players for which one commit claims after a release
 
 T = TypeVar("T")
 News = tuple[Iterable[int], Iterable[int]]
@@ -66,6 +93,10 @@ class Repertoires:
         """Most open runs of each score: one more than may run, so that the next is there when one ends."""
         return self._limits.get(digest, {})
 
+    def anywhere(self, score: str) -> bool:
+        """Whether anybody has, or had, a score of that name."""
+        return any(score in scores for scores in self._scores.values())
+
     def entry(self, player: int, score: str) -> ScoreEntry | None:
         """A player's score, or None: it has none of that name, or has never been seen."""
         return self._scores.get(self.of.get(player, ""), {}).get(score)
@@ -86,12 +117,15 @@ class Dispatch:
         self.doors: dict[int, Door] = {}
         self.ids: dict[str, int] = {}  # players in the players file
         self.repertoires = Repertoires()
+        self.brake = Brake()
         self.online_since: dict[int, int] = {}
+        self.trouble = ""  # why nothing new is accepted or handed out
         self._writer = writer
         self._clock = clock
         self._now = now
         self._owner = owner
         self._feed = feed
+        self._reports = Together(self._settle)
 
     def player_id(self, name: str) -> int | None:
         """A player's id, if it is in the players file."""
@@ -105,7 +139,9 @@ class Dispatch:
 
     async def submit(self, new: NewJob) -> Submitted:
         """Save a job, and claim at once for the players that are free."""
-        wishes = self.scheduler.offer(new.scope, new.players)
+        if self.trouble:
+            raise DiskNearlyFull(problem=self.trouble)
+        wishes = self.scheduler.offer(new.scope, new.players, new.score)
         now = self._now()
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
 
@@ -145,6 +181,7 @@ class Dispatch:
         overtaken: list[Wish] = []
         jobs: set[int] = set()
         over: set[int] = set()
+        braked = False
         for claimed in claims:
             session = self.scheduler.claimed(claimed.player, epochs[claimed.player], claimed.runs, claimed.more)
             jobs |= claimed.jobs
@@ -153,9 +190,12 @@ class Dispatch:
                 continue
             if claimed.runs:
                 self._perform(self.doors[claimed.player], Perform(session.epoch, claimed.runs))
+            braked = braked or session.held
             overtaken += self.scheduler.stirred(session)
         self._feed.touched(jobs, over)
         self._claim(overtaken)
+        if braked:  # what was meant for it may be somebody else's to take
+            self.claim_for(tuple(self.scheduler.sessions.values()))
 
     def _perform(self, door: Door, perform: Perform) -> None:
         door.say(commands.PERFORM, perform).addErrback(self._not_taken, door)
@@ -177,12 +217,15 @@ class Dispatch:
             door.dismiss(f"{door.name} ({hello.version}) speaks protocol {hello.protocol}; {speaks}", 600.0)
             return
         try:
-            greeting, catalogue = await self._writer.write(lambda cursor: self._admit(cursor, door, player, hello))
+            greeting, catalogue = await self._admitted(door, player, hello)
         except (RetiredJournal, NotAPlayer) as problem:
             door.dismiss(str(problem), 300.0)
             return
         except NotSaved as problem:
             door.dismiss(str(problem), 30.0)
+            return
+        except NotThere:
+            door.abort()
             return
         self._feed.touched(greeting.jobs, greeting.ended)
         for note in greeting.notes:
@@ -198,6 +241,7 @@ class Dispatch:
         session = Session(player, door.name, greeting.epoch, hello.slots, greeting.open_scores)
         session.note, session.version = hello.note, hello.version
         door.session = session
+        session.held = self.brake.of_host(door.name) is not None
         self.scheduler.opened(session)
         self.doors[player] = door
         self.online_since[player] = self._now()
@@ -208,9 +252,20 @@ class Dispatch:
             lambda _: self._settled(session), lambda failure: self._not_taken(failure, door)
         )
 
-    def _admit(self, cursor: Cursor, door: Door, player: int, hello: Hello) -> tuple[Greeting, Catalogue | None]:
-        greeting = statements.hello(cursor, player, hello, self._owner, self._now(), door.address)
-        return greeting, statements.catalogue(cursor, hello.catalogue)
+    async def _admitted(self, door: Door, player: int, hello: Hello) -> tuple[Greeting, Catalogue | None]:
+        """What the store says to a Hello. One with a new journal ends runs and retires the journal before, so its
+        player must show that it is there: a Hello of a connection that died may come late."""
+
+        def admit(cursor: Cursor, confirmed: bool) -> tuple[Greeting, Catalogue | None]:
+            now = self._now()
+            greeting = statements.hello(cursor, player, hello, self._owner, now, door.address, confirmed=confirmed)
+            return greeting, statements.catalogue(cursor, hello.catalogue)
+
+        try:
+            return await self._writer.write(lambda cursor: admit(cursor, False))
+        except Unconfirmed:
+            await door.is_there()
+            return await self._writer.write(lambda cursor: admit(cursor, True))
 
     def _replace(self, player: int) -> None:
         older = self.doors.pop(player, None)
@@ -281,22 +336,31 @@ class Dispatch:
         session = door.session
         assert session is not None
         ended = self.scheduler.ended(session, (report.seq for report in reports))
-        wishes = self.scheduler.wishes([session]) if self.scheduler.current(session) else []
-        now = self._now()
         try:
-            settled = await self._claiming(
-                wishes,
-                now,
-                lambda cursor: statements.settle(cursor, session.player, session.epoch, self._owner, reports, now),
-                lambda settled: (settled.jobs, settled.ended),
-            )
+            await self._reports.add(session, reports)
         except Superseded:
             door.abort()
-            return
         except OrchestraError:
             self.scheduler.reopened(session, ended)
             raise
+
+    async def _settle(self, some: Sequence[Said]) -> frozenset[tuple[int, int]]:
+        batches = [Batch(said.session.player, said.session.epoch, said.reports) for said in some]
+        wishes = self.scheduler.wishes(said.session for said in some if self.scheduler.current(said.session))
+        now = self._now()
+        settled = await self._claiming(
+            wishes,
+            now,
+            lambda cursor: statements.settle_all(cursor, self._owner, batches, now),
+            lambda settled: (settled.jobs, settled.ended),
+        )
+        if settled.unknown:
+            who = ", ".join(sorted({said.session.name for said in some})[:5])
+            self.log.warn(
+                "{many} reported runs are of jobs that are not here any more ({who})", many=settled.unknown, who=who
+            )
         self._offer_again(settled.freed)
+        return settled.superseded
 
     def _offer_again(self, freed: Iterable[Freed]) -> None:
         wishes: list[Wish] = []
@@ -304,7 +368,7 @@ class Dispatch:
             if task.player is not None:
                 wishes += self.scheduler.offer(Scope.ALL, (task.player,))
             else:
-                wishes += self.scheduler.offer(Scope.ONE, task.candidates)
+                wishes += self.scheduler.offer(Scope.ONE, task.candidates, task.score)
         self._claim(sorted(wishes, key=lambda wish: wish.player))
 
     async def output(self, door: Door, pieces: list[Piece]) -> None:
@@ -319,18 +383,101 @@ class Dispatch:
             door.abort()
 
     def progress(self, door: Door, started: list[Started]) -> None:
-        """Runs that last are under way; kept in memory only."""
-        if door.session is not None:
-            for run in started:
-                if run.seq in door.session.open:
-                    door.session.started[run.seq] = (run.job, run.task, run.started_at)
+        """Runs that last are under way; kept in memory only, but for alarms, which become part of the history."""
+        session = door.session
+        if session is None:
+            return
+        for run in started:
+            if run.seq in session.open:
+                session.started[run.seq] = (run.job, run.task, run.started_at)
+        alarms = [run for run in started if run.alarm]
+        if alarms:
+            self._background(self._alarm(session, alarms), "keep an alarm")
+
+    async def _alarm(self, session: Session, runs: list[Started]) -> None:
+        for run in runs:
+            self.log.error(
+                "{player}: job {job}: {words}", player=session.name, job=run.job, task=run.task, words=run.alarm
+            )
+        player, epoch, owner, now = session.player, session.epoch, self._owner, self._now()
+        jobs = await self._writer.write(lambda cursor: statements.alarm(cursor, player, epoch, owner, runs, now))
+        self._feed.touched(jobs, ())
+
+    # ---- a disk that runs full
+
+    def pause(self, trouble: str) -> None:
+        """Accept nothing new and hand out nothing, for this reason; all else goes on."""
+        self.trouble, self.scheduler.paused = trouble, True
+
+    def resume(self) -> None:
+        """Go on where :meth:`pause` stopped."""
+        self.trouble, self.scheduler.paused = "", False
+        self.claim_for(tuple(self.scheduler.sessions.values()))
 
     # ---- the brake
 
-    async def cancel(self, job: int, players: Sequence[int] | None, actor: str) -> Cancelled:
-        """Cancel tasks; who runs one is told, now or when it is back."""
+    async def learn_holds(self) -> None:
+        """What was held when a conductor ran last, is."""
+        self._brake(await self._writer.write(statements.holds))
+
+    def _brake(self, holds: Iterable[Hold]) -> None:
+        self.brake = Brake(holds)
+        self.scheduler.braked(self.brake.of_host)
+
+    async def hold(self, marks: Sequence[Mark], reason: str, who: Asker) -> HeldBack:
+        """Hand out nothing of these from this commit on; what runs goes on."""
         now = self._now()
-        done = await self._writer.write(lambda cursor: statements.cancel(cursor, job, players, actor, now))
+
+        def both(cursor: Cursor) -> tuple[HeldBack, list[Hold]]:
+            return statements.hold(cursor, marks, reason, who, now), statements.holds(cursor)
+
+        done, holds = await self._writer.write(both)
+        self._brake(holds)
+        for one in done.made:
+            self._say_braked("{who} (uid {uid}) holds {what}: {reason}", one, who, reason=reason)
+        return done
+
+    async def release(self, marks: Sequence[Mark] | None, who: Asker) -> Lifted:
+        """Lift these holds, or all; what waited for that is handed out now."""
+        done = await self._writer.write(lambda cursor: statements.release(cursor, marks))
+        self._brake(done.left)
+        for one in done.lifted:
+            self._say_braked("{who} (uid {uid}) releases {what}", one, who)
+        if done.lifted:
+            wishes = self.scheduler.offer(Scope.ALL, tuple(self.scheduler.sessions))
+            for start in range(0, len(wishes), AT_ONCE):
+                self._claim(wishes[start : start + AT_ONCE])
+        return done
+
+    def _say_braked(self, sentence: str, hold: Hold, who: Asker, **more: str) -> None:
+        self.log.warn(sentence, who=who.name, uid=who.uid, what=f"{hold.kind} {hold.name}".rstrip(), **more)
+
+    async def cancel(self, job: int, players: Sequence[int] | None, actor: str) -> list[Cancelled]:
+        """Cancel tasks of a job, in bounded steps; who runs one is told, now or when it is back."""
+        return await self._in_steps(
+            lambda cursor, now, after: statements.cancel(cursor, job, players, actor, now, after)
+        )
+
+    async def _in_steps(self, step: Callable[[Cursor, int, tuple[int, int] | None], Cancelled]) -> list[Cancelled]:
+        done: list[Cancelled] = []
+        while not done or done[-1].after is not None:
+            done.append(await self._one_step(step, done[-1].after if done else None))
+        return done
+
+    async def cancel_chosen(
+        self, choice: Choice, players: Sequence[int] | None, up_to: int, actor: str, after: tuple[int, int] | None
+    ) -> Cancelled:
+        """One step of cancelling many jobs."""
+        return await self._one_step(
+            lambda cursor, now, after: statements.cancel_chosen(cursor, choice, players, up_to, actor, now, after),
+            after,
+        )
+
+    async def _one_step(
+        self, step: Callable[[Cursor, int, tuple[int, int] | None], Cancelled], after: tuple[int, int] | None
+    ) -> Cancelled:
+        now = self._now()
+        done = await self._writer.write(lambda cursor: step(cursor, now, after))
         self._feed.touched(done.jobs, done.ended)
         for player, seqs in done.orders.items():
             door = self.doors.get(player)

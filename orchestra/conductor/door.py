@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
+from cryptography.x509 import Certificate
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -23,6 +24,10 @@ from orchestra.wire import commands
 from orchestra.wire.peer import CLOSED, Peer
 
 NOT_LISTED: Final = "is not in the conductor's players file"
+
+
+class NotThere(Exception):
+    """A player has said something and cannot be reached."""
 
 
 class Limits(NamedTuple):
@@ -65,7 +70,6 @@ class Door(Peer):
         self.name = ""
         self.player: int | None = None
         self.address = ""
-        self.certificate: Any = None
         self.session: Session | None = None
         self._dispatch = dispatch
         self._limits = limits
@@ -75,6 +79,11 @@ class Door(Peer):
     def describe(self) -> str:
         """Who is at the other end, for the log."""
         return f"{self.name or 'somebody'} at {self.address or super().describe()}"
+
+    @property
+    def certificate(self) -> Certificate:
+        """The player's certificate, while it is connected. OpenSSL has it; kept here it would be 4 kB more."""
+        return peer_certificate(self.transport)
 
     # ---- the connection
 
@@ -89,7 +98,6 @@ class Door(Peer):
         self._leave_porch()
         self._within(self._limits.hello, "did not say Hello")
         try:
-            self.certificate = peer_certificate(self.transport)
             self.name = player_name(self.certificate)
         except OrchestraError as problem:
             self.dismiss(str(problem), 600.0)
@@ -97,6 +105,13 @@ class Door(Peer):
         self.player = self._dispatch.player_id(self.name)
         if self.player is None:
             self.dismiss(f"{self.name} {NOT_LISTED}", 15.0)
+
+    async def is_there(self) -> None:
+        """Return when the player has answered something; :class:`NotThere` if the connection ends without that."""
+        try:
+            await self.say(commands.BEAT, 0)
+        except Exception:  # noqa: BLE001 - whatever it is, nobody has answered
+            raise NotThere from None
 
     def dismiss(self, reason: str, retry_after: float) -> None:
         """Say why we will not talk on, and close."""
@@ -108,7 +123,7 @@ class Door(Peer):
         """Whoever it was has left."""
         self._leave_porch()
         self._no_deadline()
-        if not self.name and self.certificate is None:
+        if not self.name:
             self.log.debug("{peer} left before it was known: {reason}", peer=self.describe(), reason=reason.value)
         super().connectionLost(reason)
         self._dispatch.left(self)

@@ -20,18 +20,23 @@ from orchestra import __version__, settings
 from orchestra.audience.desk import Reloaded
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.door import Limits, Porch
-from orchestra.errors import EX_SOFTWARE, FileProblem, OrchestraError
+from orchestra.conductor.upkeep import Upkeep
+from orchestra.errors import EX_SOFTWARE, FileProblem, OrchestraError, TooManyRemoved
 from orchestra.security import credentials as security
 from orchestra.security.contexts import ServerCredentials
 from orchestra.security.credentials import Credentials, is_revoked
 from orchestra.settings import ConductorSettings
 from orchestra.store import statements
 from orchestra.store.saver import Saver
+from orchestra.store.values import Removals
 
 BACKLOG: Final = 4096
 GIVE_UP_EVERY: Final = 30.0
 FILES_EVERY: Final = 60.0
-WARN_EVERY: Final = 24 * 3_600_000  # milliseconds between two warnings of what will expire
+LOOK_EVERY: Final = 1.0  # at the room on the store's disk
+PRUNE_EVERY: Final = 10.0
+LIVE: Final = ("removal_limit", "removal_grace", "reserve", "keep", "keep_size")
+WARN_EVERY: Final = 86_400.0  # between two warnings of what will expire
 
 
 class Store(Service):
@@ -64,16 +69,30 @@ class Roster:
         self._dispatch = dispatch
         self._writer = writer
         self._now = now
+        self.refused = ""  # why the players file is not the list that is in force
 
-    async def begin(self, names: Iterable[str]) -> None:
-        """These are the players at the start; nobody is connected yet, whatever a conductor that died has left."""
+    async def begin(self, names: Iterable[str], allowed: Removals | None = None) -> None:
+        """These are the players at the start; nobody is connected yet, whatever a conductor that died has left. A list
+        that lacks too many is refused as at a reload: then the players are those of before."""
         await self._writer.write(statements.everybody_left)
-        await self.put(names)
+        try:
+            await self.put(names, allowed)
+        except TooManyRemoved as problem:
+            self.log.error("{problem} Until then the players are those of before.", problem=problem.sentence)
+            self._dispatch.ids = await self._writer.write(statements.players)
 
-    async def put(self, names: Iterable[str]) -> tuple[str, ...]:
-        """These are the players from now on; what changed, in sentences."""
+    async def put(self, names: Iterable[str], allowed: Removals | None = None) -> tuple[str, ...]:
+        """These are the players from now on; what changed, in sentences. TooManyRemoved, and nothing is changed, if it
+        lacks more than is ``allowed``."""
         wanted = tuple(names)
-        roster = await self._writer.write(lambda cursor: statements.sync_players(cursor, wanted, self._now()))
+        try:
+            roster = await self._writer.write(
+                lambda cursor: statements.sync_players(cursor, wanted, self._now(), allowed)
+            )
+        except TooManyRemoved as problem:
+            self.refused = problem.sentence
+            raise
+        self.refused = ""
         self._dispatch.ids = roster.ids
         for name in roster.removed:
             for door in [door for door in self._dispatch.doors.values() if door.name == name]:
@@ -106,7 +125,8 @@ class Conductor(Service):
         now: Callable[[], int],
         fail: Callable[[int], object],
     ) -> None:
-        """``fail`` stops the daemon with an exit status. The audience's seat is added once there is a desk."""
+        """``fail`` stops the daemon with an exit status. The audience's seat is added once there is a desk, and the
+        upkeep of a store that is on a disk."""
         self._reactor = reactor
         self._read_settings = read_settings
         self._settings = read_settings()
@@ -117,8 +137,9 @@ class Conductor(Service):
         self._now = now
         self._fail = fail
         self.seat: Service | None = None
+        self.upkeep: Upkeep | None = None
         self._reloading = DeferredLock()
-        self._warned_at = 0
+        self._warned_at: float | None = None
         self._ports: list[IListeningPort] = []
         self._loops: list[LoopingCall] = []
         self.addresses: list[tuple[str, int]] = []
@@ -131,9 +152,12 @@ class Conductor(Service):
         Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
 
     async def _open(self) -> None:
-        await self._roster.begin(self._names)
-        await self._roster.learn_catalogues()
         chosen = self._settings
+        await self._roster.begin(self._names, _removals(chosen))
+        await self._roster.learn_catalogues()
+        await self._dispatch.learn_holds()
+        if self.upkeep is not None:
+            self.upkeep.look()
         limits = Limits(
             handshake=chosen.handshake_timeout / 1000,
             hello=chosen.hello_timeout / 1000,
@@ -163,10 +187,9 @@ class Conductor(Service):
             self.log.info("players may connect to {host}:{port}", host=address.host, port=address.port)
         if self.seat is not None:
             self.seat.startService()
-        self._start_loops(chosen.beat / 1000, chosen.removal_grace)
-        self.log.info(
-            "conductor {version} is running, {players} players", version=__version__, players=len(self._names)
-        )
+        self._start_loops(chosen.beat / 1000)
+        many = len(self._dispatch.ids)
+        self.log.info("conductor {version} is running, {players} players", version=__version__, players=many)
 
     def _cannot_open(self, failure: Failure) -> None:
         if isinstance(failure.value, OrchestraError):
@@ -176,25 +199,36 @@ class Conductor(Service):
             self.log.failure("the conductor cannot start", failure=failure)
             self._fail(EX_SOFTWARE)
 
-    def _start_loops(self, beat: float, grace: int) -> None:
+    def _start_loops(self, beat: float) -> None:
         self._loop(1.0, self._expire)
-        self._loop(GIVE_UP_EVERY, lambda: self._give_up(grace))
+        self._loop(GIVE_UP_EVERY, self._give_up)
+        if self.upkeep is not None:
+            self._loop(LOOK_EVERY, self.upkeep.look)
+            self._loop(PRUNE_EVERY, self.upkeep.prune)
         self._loop(FILES_EVERY, self._watch_files)
         self._loop(beat, self._sweep_silent, 3 * beat)
 
     def _loop(self, seconds: float, work: Callable[..., Any], *args: Any) -> None:
+        said: list[str] = []  # a disk that stays full would have the same said every second
+
         def once() -> "Deferred[Any] | None":
             done = work(*args)
-            return Deferred.fromCoroutine(done).addErrback(self._loop_failed) if done is not None else None
+            if done is None:
+                return None
+            return Deferred.fromCoroutine(done).addCallbacks(
+                lambda _: said.clear(), self._loop_failed, errbackArgs=(said,)
+            )
 
         loop = LoopingCall(once)
         loop.clock = self._reactor
         self._loops.append(loop)
         loop.start(seconds, now=False).addErrback(lambda failure: self.log.failure("a sweep failed", failure=failure))
 
-    def _loop_failed(self, failure: Failure) -> None:
+    def _loop_failed(self, failure: Failure, said: list[str]) -> None:
         if isinstance(failure.value, OrchestraError):
-            self.log.error("{problem}", problem=failure.value.sentence)
+            if said != [failure.value.sentence]:
+                said[:] = [failure.value.sentence]
+                self.log.error("{problem}", problem=failure.value.sentence)
         else:
             self.log.failure("a sweep failed", failure=failure)
 
@@ -204,6 +238,8 @@ class Conductor(Service):
         for loop in self._loops:
             if loop.running:
                 loop.stop()
+        if self.upkeep is not None:
+            self.upkeep.stop()
         done: Deferred[Any] = succeed(None)
         if self.seat is not None and self.seat.running:
             done.addCallback(partial(_stop, self.seat))
@@ -218,8 +254,8 @@ class Conductor(Service):
     async def _expire(self) -> None:
         await self._dispatch.sweep(statements.expire)
 
-    async def _give_up(self, grace: int) -> None:
-        connected = frozenset(self._dispatch.doors)
+    async def _give_up(self) -> None:
+        connected, grace = frozenset(self._dispatch.doors), self._settings.removal_grace
         await self._dispatch.sweep(lambda cursor, now: statements.give_up(cursor, now, connected))
         await self._dispatch.sweep(lambda cursor, now: statements.sweep_removed(cursor, now, grace))
 
@@ -228,9 +264,10 @@ class Conductor(Service):
 
     async def _watch_files(self) -> None:
         ours = self._tls.credentials
-        if self._now() - self._warned_at >= WARN_EVERY:
-            self._warned_at = self._now()
-            for warning in ours.warnings(self._warned_at):
+        seconds = self._reactor.seconds()  # a clock that was put back must not keep a warning away
+        if self._warned_at is None or seconds - self._warned_at >= WARN_EVERY:
+            self._warned_at = seconds
+            for warning in ours.warnings(self._now()):
                 self.log.warn("{warning}", warning=warning)
         if ours.stale():
             changed = self._reload_credentials(self._settings)
@@ -238,12 +275,12 @@ class Conductor(Service):
 
     # ---- reload
 
-    async def reload(self) -> Reloaded:
+    async def reload(self, accept_removals: int = 0) -> Reloaded:
         """Read players, certificates and CRL again; what cannot be used is refused and the old one stays."""
         async with self._reloading:
-            return await self._reload()
+            return await self._reload(accept_removals)
 
-    async def _reload(self) -> Reloaded:
+    async def _reload(self, accept_removals: int) -> Reloaded:
         changed: list[str] = []
         refused: list[str] = []
         try:
@@ -253,8 +290,10 @@ class Conductor(Service):
         restart = _needs_restart(self._settings, chosen)
         if restart:
             refused.append(f"changed, but read at start only: {', '.join(restart)}; restart the conductor for that")
+        changed += self._take_over(chosen)
         try:
-            changed += await self._roster.put(settings.players_file(chosen.players, chosen.default_domain))
+            names = settings.players_file(chosen.players, chosen.default_domain)
+            changed += await self._roster.put(names, _removals(chosen, accept_removals))
         except OrchestraError as problem:
             refused.append(problem.sentence)
         try:
@@ -262,6 +301,13 @@ class Conductor(Service):
         except OrchestraError as problem:
             refused.append(problem.sentence)
         return self._said(changed, refused)
+
+    def _take_over(self, chosen: ConductorSettings) -> list[str]:
+        fresh = {key: getattr(chosen, key) for key in LIVE if getattr(chosen, key) != getattr(self._settings, key)}
+        self._settings = self._settings._replace(**fresh)
+        if self.upkeep is not None:
+            self.upkeep.follow(self._settings)
+        return [f"{', '.join(fresh)}: as in conductor.conf from now on"] if fresh else []
 
     def _said(self, changed: list[str], refused: list[str]) -> Reloaded:
         for line in changed:
@@ -289,8 +335,12 @@ def _files(chosen: ConductorSettings) -> dict[str, str]:
     return {key: getattr(chosen, key) for key in ("certificate", "key", "ca", "crl")}
 
 
+def _removals(chosen: ConductorSettings, accepted: int = 0) -> Removals:
+    return Removals(chosen.players, chosen.removal_limit.of, accepted)
+
+
 def _needs_restart(old: ConductorSettings, new: ConductorSettings) -> list[str]:
-    live = {"players", *_files(new)}
+    live = {"players", *LIVE, *_files(new)}
     return [key for key in new._fields if key not in live and getattr(old, key) != getattr(new, key)]
 
 

@@ -7,17 +7,23 @@ import socket
 import sys
 import time
 import uuid
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 
 from orchestra import settings
 from orchestra.audience.perspective import audience_port
 from orchestra.audience.seat import free_path
+from orchestra.conductor.clock import StoreClock
 from orchestra.conductor.desk import FrontDesk
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.service import Conductor, Roster, Store, load_credentials, whole
+from orchestra.conductor.upkeep import Upkeep
 from orchestra.errors import EX_SOFTWARE, ConfigError, FileProblem, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import ConductorOptions, refuse, stop_failing
@@ -26,6 +32,7 @@ from orchestra.store import sqlite, statements
 from orchestra.store.writer import Reader, Writer
 
 Options = ConductorOptions
+T = TypeVar("T")
 
 
 def makeService(options: ConductorOptions) -> IService:
@@ -45,11 +52,13 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     chosen: settings.ConductorSettings = options.read()
     names = settings.players_file(chosen.players, chosen.default_domain)
     tls = ServerCredentials(load_credentials(chosen))
+    now = StoreClock(_wall, _boot_clock)
     gid = _group(chosen)
     sqlite.try_lock(chosen.state)
     _check_ports(chosen)
 
     def fatal(problem: StoreFailed) -> None:
+        store.doubted = True
         conductor.log.critical("{problem}", problem=problem.sentence)
         stop_failing(reactor, EX_SOFTWARE)
 
@@ -65,6 +74,11 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     conductor = Conductor(
         reactor, options.read, tls, dispatch, roster, names, now, lambda status: stop_failing(reactor, status)
     )
+
+    def in_thread(work: Callable[[], T]) -> "Deferred[T]":
+        return deferToThreadPool(reactor, reactor.getThreadPool(), work)
+
+    conductor.upkeep = upkeep = Upkeep(dispatch, writer, reactor, in_thread, store.connect, now, chosen)
     desk = FrontDesk(
         dispatch,
         reader,
@@ -76,6 +90,8 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         audience_group=chosen.audience_group,
         gid=gid,
         reload=conductor.reload,
+        upkeep=upkeep,
+        troubles=lambda: tuple(filter(None, (upkeep.trouble, roster.refused))),
     )
 
     # here, where what is wrong is still told to whoever starts us; with --uid only later, as the user it will be
@@ -83,11 +99,23 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     if not as_another_user:
         store.open()
 
+    def whole_after_all(_: object) -> None:
+        store.unchecked = False
+
+    def not_whole(failure: Failure) -> None:
+        if upkeep.stopping:
+            return
+        store.doubted = True
+        conductor.log.critical("{problem}", problem=failure.value)
+        stop_failing(reactor, getattr(failure.value, "status", EX_SOFTWARE))
+
     def start() -> None:
         if as_another_user:
             store.open()
         writer.start()
         reader.start()
+        if store.unchecked:
+            Deferred.fromCoroutine(upkeep.look_through()).addCallbacks(whole_after_all, not_whole)
         gc.set_threshold(100_000, 50, 1000)
         gc.freeze()
 
@@ -124,6 +152,11 @@ def _group(chosen: settings.ConductorSettings) -> int | None:
         raise ConfigError(file=file, line=0, key="audience_group", problem=problem) from None
 
 
-def now() -> int:
+def _wall() -> int:
     """The wall clock, in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def _boot_clock() -> int:
+    """Milliseconds since the machine was booted, sleep included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from orchestra.model import TaskView
+from orchestra.model import Held, Hold, TaskView
 
 
 class Presence(Struct, frozen=True, kw_only=True):
@@ -14,6 +14,7 @@ class Presence(Struct, frozen=True, kw_only=True):
     online: bool
     since: int | None  # online since, or last seen; None: never seen
     removed: bool = False
+    held: str = ""  # what was said when it, the score or everything was held
     note: str = ""  # why it takes no work
     room: int = 0
     open_of_score: int = 0
@@ -30,6 +31,12 @@ def until(expires_at: int | None) -> str:
     return "never expires" if expires_at is None else f"expires {moment(expires_at)}"
 
 
+def held(hold: Hold) -> str:
+    """A hold in one line: what, since when, by whom and why."""
+    what = {Held.EVERYTHING: "everything", Held.HOST: hold.name, Held.SCORE: f"the score {hold.name}"}[hold.kind]
+    return f"{what} is held since {moment(hold.at)} by {hold.owner}: {hold.reason}"
+
+
 def why_waiting(player: Presence, score: str, expires_at: int | None) -> str:
     """What a pending task of ``player`` waits for."""
     return f"waits: {_blocker(player, score)}, {until(expires_at)}"
@@ -38,8 +45,11 @@ def why_waiting(player: Presence, score: str, expires_at: int | None) -> str:
 def _blocker(player: Presence, score: str) -> str:
     if player.removed:
         return f"{player.name} was removed from the players file"
-    if not player.online:
-        return "never seen yet" if player.since is None else f"offline since {moment(player.since)}"
+    away = "" if player.online else _away(player.since)
+    if player.held:
+        return f"{player.held}; {away}" if away else player.held
+    if away:
+        return away
     if player.note:
         return f"{player.name} takes no work: {player.note}"
     if player.room <= 0:
@@ -49,9 +59,16 @@ def _blocker(player: Presence, score: str) -> str:
     return "about to be handed over"
 
 
-def why_waiting_for_one(online: int, expires_at: int | None) -> str:
-    """What a one-of task waits for that nobody was given yet; ``online``: players that are connected at all."""
-    blocker = "until one of its candidates is online and has a free slot" if online else "no player is online"
+def _away(since: int | None) -> str:
+    return "never seen yet" if since is None else f"offline since {moment(since)}"
+
+
+def why_waiting_for_one(online: int, expires_at: int | None, hold: str = "", some_held: bool = False) -> str:
+    """What a one-of task waits for that nobody was given yet; ``online``: players that are connected at all, ``hold``:
+    why it may go to none of them, ``some_held``: some of them are given nothing."""
+    wanted = "online, not held," if some_held else "online"
+    blocker = f"until one of its candidates is {wanted} and has a free slot" if online else "no player is online"
+    blocker = hold or blocker
     return f"waits: {blocker}, {until(expires_at)}"
 
 
@@ -62,6 +79,8 @@ def why_unfinished(task: TaskView, player: Presence | None, started_at: int | No
     doing = f"running since {moment(started_at)}" if started_at else "handed over, not known to have ended"
     if task.cancelling:
         doing += ", being cancelled"
+    if task.reason:
+        doing += f"; {task.reason}"
     if not player.online:
         seen = f"offline since {moment(player.since)}" if player.since is not None else "offline"
         doing += f"; {player.name} is {seen}: its outcome is told when it is back"

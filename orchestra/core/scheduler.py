@@ -5,7 +5,7 @@ Pure. It knows nothing of which tasks are pending; that is the store's. It knows
 per open run, never per pending task.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from orchestra.model import Run, Scope
@@ -20,6 +20,7 @@ class Session:
         "catalogue",
         "claiming",
         "epoch",
+        "held",
         "hungry",
         "limits",
         "name",
@@ -48,6 +49,7 @@ class Session:
         self.settled = False  # Welcome answered
         self.ready = False  # and the catalogue known
         self.claiming = False
+        self.held = False  # an operator has stopped handing out to it
         self.hungry = True  # the store may have work for it
         self.stirred = False  # something changed while a claim was on its way: claim again after it
 
@@ -94,6 +96,7 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.sessions: dict[int, Session] = {}
+        self.paused = False  # nobody is given anything; who becomes hungry meanwhile stays so
 
     # ---- sessions come and go
 
@@ -138,7 +141,13 @@ class Scheduler:
         return [Wish(session) for session in chosen]
 
     def _may_claim(self, session: Session) -> bool:
-        return session.hungry and session.ready and not session.claiming and session.room > 0
+        wanted = session.hungry and session.ready and session.room > 0
+        return wanted and not (self.paused or session.claiming or session.held)
+
+    def braked(self, holds: Callable[[str], object]) -> None:
+        """Operators have held or released players: ``holds`` says of a name whether it is held now."""
+        for session in self.sessions.values():
+            session.held = bool(holds(session.name))
 
     # ---- what became of it
 

@@ -32,6 +32,7 @@ REBOOTED: Final = "the machine was rebooted before it started"
 UNASKED: Final = "the stage was never asked to start it"
 UNHEARD: Final = "it never reached this player"
 FORGOTTEN: Final = "this player's journal has no record of it any more"
+DRAINED: Final = "this player was drained before it started"
 SWEPT: Final = "the stage died while it ran; what was left of it was ended"
 REBOOTED_RUNNING: Final = "the machine was rebooted while it may have been running"
 
@@ -69,6 +70,7 @@ class Worklist:
         self.boot = boot
         self.live = False  # welcomed on the present connection
         self.stage_up = False
+        self.drained = False
         self._accepted: dict[int, None] = {
             entry.seq: None
             for entry in sorted(self.entries.values(), key=lambda e: e.seq)
@@ -124,7 +126,9 @@ class Worklist:
         for run in fresh:
             self.high = run.seq
             judgement = judge(run)
-            if judgement.refusal:
+            if self.drained:
+                touched.append(self._done(_ended(run, Told.NEVER, DRAINED)))
+            elif judgement.refusal:
                 touched.append(self._done(_ended(run, Told.REFUSED, judgement.refusal)))
             else:
                 self._concurrency[run.score] = judgement.concurrency
@@ -163,6 +167,23 @@ class Worklist:
         elif entry.state is RunState.STARTING:
             self._cancelled.add(entry.seq)
             kill.append(entry.seq)
+
+    def drain(self) -> Steps:
+        """Take no more work: what has not started is ``never``, and may be given to others; what runs goes on."""
+        self.drained = True
+        unstarted = [
+            entry for entry in self.entries.values() if entry.seq in self._accepted or entry.seq in self._unasked
+        ]
+        touched = [self._done(_ended(entry, Told.NEVER, DRAINED)) for entry in unstarted]
+        return self._steps(touched, report=[entry.report for entry in touched if entry.report is not None])
+
+    def undrain(self) -> None:
+        """Take work again."""
+        self.drained = False
+
+    def started(self, seq: int) -> bool:
+        """Whether the stage was asked to start it, and it has not ended as far as we know."""
+        return seq in self._on_stage and seq not in self._unasked
 
     def reported(self, seqs: Iterable[int]) -> Steps:
         """The conductor has committed these outcomes. They leave the journal with its next change."""

@@ -89,6 +89,7 @@ class Running(Struct, frozen=True):
 
     pid: int | None = None
     started_at: int | None = None
+    alarm: str = ""  # it should have ended, and does not
 
 
 class Standing(Struct, frozen=True):
@@ -120,6 +121,7 @@ class _Known(Struct, frozen=True):
     state: str
     pid: int | None = None
     started_at: int | None = None
+    alarm: str = ""
     outcome: Outcome | None = None
 
 
@@ -256,6 +258,15 @@ class Backstage:
         """Whether there is a stage to talk to."""
         return self._talk is not None
 
+    @property
+    def socket(self) -> str:
+        """Where the stage is looked for."""
+        return self._socket_path
+
+    def process(self, seq: int) -> StageProcess | None:
+        """A run as the stage knows it, once it has started."""
+        return self._processes.get(seq)
+
     async def connect(self) -> Standing:
         """Find the stage; what it has of our runs. :class:`NoStage` if it does not answer."""
         self.stop()
@@ -305,6 +316,8 @@ class Backstage:
             return  # that connection is gone, and the next one tells anew
         self._protocols[seq] = protocol
         self._connect_process(seq, running.pid, running.started_at)
+        if running.alarm:
+            protocol.childDataReceived(-1, running.alarm.encode())
         if seq in self._early:
             self._ended(*self._early.pop(seq))
 
@@ -430,7 +443,7 @@ def _standing(said: _Stage, body: bytes) -> Standing:
             done[seq] = msgspec.structs.replace(known.outcome, body=body[at : at + size])
             at += size
         elif known.state == "running":
-            running[seq] = Running(known.pid, known.started_at)
+            running[seq] = Running(known.pid, known.started_at, known.alarm)
         else:
             swept.add(seq)
     return Standing(said.pid, said.boot, said.version, said.program, running, done, frozenset(swept))

@@ -69,7 +69,7 @@ _live = _machine.build()
 
 class Execution(ProcessProtocol):
     """One run. ``started`` is told the wall time, at most once; ``ended`` gets the report, exactly once unless the
-    stage is lost before."""
+    stage is lost before. ``alarmed`` hears that it should have ended, and does not."""
 
     log = Logger()
 
@@ -79,8 +79,10 @@ class Execution(ProcessProtocol):
         *,
         started: Callable[[JournalEntry, int], None],
         ended: Callable[[Report], None],
+        alarmed: Callable[[JournalEntry, str], None] = lambda entry, words: None,
     ) -> None:
         self._entry = entry
+        self._alarmed = alarmed
         self._life = _live(_Tell(entry, started, ended))
         self._process: StageProcess | None = None
 
@@ -91,9 +93,9 @@ class Execution(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """The stage worries about it."""
-        self.log.error(
-            "run {seq} of {score}: {words}", seq=self._entry.seq, score=self._entry.score, words=data.decode()
-        )
+        words = data.decode()
+        self.log.error("run {seq} of {score}: {words}", seq=self._entry.seq, score=self._entry.score, words=words)
+        self._alarmed(self._entry, words)
 
     def processEnded(self, reason: Failure) -> None:
         """It is over, or was never begun."""

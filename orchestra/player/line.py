@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from orchestra.audience.node import Reach
 from orchestra.model import Hello, Perform, Welcome
 from orchestra.security.contexts import ClientCredentials, explain
 from orchestra.settings import ConductorAddress
@@ -49,6 +50,7 @@ class Line(Peer):
             (commands.WELCOME, self._welcome),
             (commands.PERFORM, self._perform),
             (commands.CANCEL, self._cancel),
+            (commands.BEAT, self._beat_of_theirs),
             (commands.DISMISS, self._dismissed),
         )
         super().__init__(clock, handlers, CAP)
@@ -97,6 +99,9 @@ class Line(Peer):
 
     async def _cancel(self, seqs: list[int]) -> None:
         await self._listener.cancel(seqs)
+
+    async def _beat_of_theirs(self, _: int) -> None:
+        """Answering is all that is wanted."""
 
     async def _dismissed(self, dismissal: commands.Dismissal) -> None:
         self.dismissal = dismissal
@@ -148,6 +153,8 @@ class Connector:
         self._spread = FIRST_SPREAD
         self._failures = 0
         self._said = ""
+        self._why = ""  # the last connection ended, or did not come about
+        self._at_once = False
         self._waiting: IDelayedCall | None = None
         self._dialling: Deferred[Any] | None = None
         self._line: Line | None = None
@@ -174,6 +181,25 @@ class Connector:
         if self._waiting is not None and self._waiting.active():
             self._waiting.reset(0)
 
+    def anew(self) -> None:
+        """Introduce ourselves anew, at once: what we say of ourselves has changed."""
+        if self._line is not None and self._dialling is None:  # one that is still dialled has said nothing yet
+            self._at_once = True
+            self._line.hang_up()
+        self.again()
+
+    @property
+    def reach(self) -> Reach:
+        """Where the conductor is; since when the line is up is known to who uses it."""
+        if self._line is not None and self._line.epoch:
+            return Reach(conductor=f"{self._address.name}, {self._line.describe()}")
+        if not self._running:
+            return Reach(conductor=self._address.name, problem="it is not tried before the stage has answered")
+        if self._waiting is not None and self._waiting.active():
+            left = max(0.0, self._waiting.getTime() - self._reactor.seconds())
+            return Reach(conductor=self._address.name, problem=self._why, next_try=left)
+        return Reach(conductor=self._address.name, problem=self._why or "being tried for the first time")
+
     def _dial(self) -> None:
         address = self._address
         line = Line(self._reactor, self._listener, self._beat, self._gone)
@@ -198,12 +224,14 @@ class Connector:
             self._again(explain(reason, self._tls.credentials), welcomed=welcomed, retry_after=0.0)
 
     def _again(self, why: str, *, welcomed: bool, retry_after: float) -> None:
-        self._line = None
+        self._line, self._why = None, why
         if not self._running:
             return
         self._failures = 0 if welcomed else self._failures + 1
         most = self._spread if welcomed else min(2 * self._spread, 2.0**self._failures)
         delay = self._random.uniform(retry_after / 2, retry_after) if retry_after else self._random.uniform(0, most)
+        if self._at_once:
+            self._at_once, delay = False, 0.0
         name = self._address.name
         self._address = next(self._addresses)
         if welcomed or why != self._said:

@@ -264,7 +264,8 @@ class Stage:
                 body += kept.body
         for (owner, seq), run in self._running.items():
             if owner == journal:
-                runs[str(seq)] = {"state": "running", "pid": run.pid, "started_at": run.started_at}
+                known = {"pid": run.pid, "started_at": run.started_at, "alarm": run.alarm}
+                runs[str(seq)] = {"state": "running", **known}
         runs |= {str(seq): {"state": "running"} for owner, seq in self._unswept if owner == journal}
         runs |= {str(seq): {"state": "swept"} for owner, seq in self._swept if owner == journal}
         answer = {"type": "stage", "boot": self._boot, "pid": os.getpid(), "version": VERSION}

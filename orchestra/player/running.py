@@ -143,6 +143,7 @@ class Run:
         self._house = house
         self._terms = terms
         self._digest = digest
+        self.alarm = ""  # what was said when it survived SIGKILL
         self._why: str | None = None  # it is being killed
         self._struck = False  # SIGKILL was sent
         self._exit: tuple[int, float, int] | None = None  # wait status, CPU milliseconds, most memory in KiB
@@ -182,6 +183,7 @@ class Run:
             "started_at": self.started_at,
             "begun": self._begun,
             "why": self._why,
+            "alarm": self.alarm,
             "struck": self._struck,
             "due": self._due,
             "exit": self._exit,
@@ -200,6 +202,7 @@ class Run:
 
     def _take_over(self, state: handover.State) -> None:
         self.started_at, self._begun, self._why = state["started_at"], state["begun"], state["why"]
+        self.alarm = state.get("alarm", "")
         self._struck, self._ended_at = state["struck"], state["ended_at"]
         self._exit = tuple(state["exit"]) if state["exit"] else None
         for kept, of_it in zip(self._kept.values(), state["kept"], strict=True):
@@ -242,8 +245,8 @@ class Run:
 
     def _alarm(self) -> None:
         self._due = None
-        words = f"still alive {UNKILLABLE_AFTER:.0f} s after SIGKILL; the kernel does not let go of it"
-        self._house.alarm(self, words)
+        self.alarm = f"still alive {UNKILLABLE_AFTER:.0f} s after SIGKILL; the kernel does not let go of it"
+        self._house.alarm(self, self.alarm)
 
     def _look(self) -> None:
         """While it is being killed and its first process is gone: the end is when two looks find nothing of it."""

@@ -3,10 +3,10 @@
 At start it settles with its stage what is still running there, and only then connects to a conductor.
 """
 
-import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
@@ -15,8 +15,9 @@ from twisted.python.failure import Failure
 
 from orchestra import __version__, parameters
 from orchestra.audience.desk import Reloaded
+from orchestra.audience.node import Drained, Idle, Killing, NodeStatus
 from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist
-from orchestra.errors import EX_SOFTWARE, NotSaved, OrchestraError, StoreFailed, UnfitScore
+from orchestra.errors import EX_SOFTWARE, NoStage, NoSuchRun, NotSaved, OrchestraError, StoreFailed, UnfitScore
 from orchestra.model import (
     PROTOCOL,
     Announce,
@@ -29,12 +30,15 @@ from orchestra.model import (
     Started,
     Welcome,
 )
+from orchestra.player import onsite
 from orchestra.player.backstage import Backstage, Standing
+from orchestra.player.drain import Marker
 from orchestra.player.execution import Execution
 from orchestra.player.line import Connector, Line
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.reporting import Reporter
 from orchestra.store.journal import Journal
+from orchestra.store.reserve import Reserve
 from orchestra.store.writer import Writer
 from orchestra.wire import commands
 
@@ -42,7 +46,6 @@ TICK: Final = 1.0
 LOOK_AT_DISK: Final = 10.0
 LOOK_AT_CERTIFICATES: Final = 60.0
 WARN_EVERY: Final = 86_400.0
-LEAST_FREE: Final = 32 << 20  # bytes on the journal's disk, below which no work is taken
 NOTHING: Final = JournalChange()
 STAGE_RETRY: Final = 1.0
 
@@ -70,6 +73,7 @@ class Player(Service):
         reload_certificates: Callable[[], list[str]],
         warnings: Callable[[], list[str]],
         fail: Callable[[int], object],
+        reserve: int = 32 << 20,
     ) -> None:
         """``start_stage`` is None when the stage has a unit of its own; the rest is made by the tap."""
         self._reactor = reactor
@@ -87,6 +91,7 @@ class Player(Service):
         self._reload_certificates = reload_certificates
         self._warnings = warnings
         self._fail = fail
+        self._reserve = Reserve(journal.directory, reserve)
         self._told_note = ""
         self._reporter = Reporter(reactor, self._fetch, self._reported)
         self._backstage: Backstage
@@ -94,7 +99,14 @@ class Player(Service):
         self._line: Line | None = None
         self._unsaved = 0
         self._waiting_for_stage: list[JournalEntry] = []
-        self._lasting: dict[int, Started] = {}  # runs under way that the conductor was not told of yet
+        # runs under way that the conductor was not told of yet, and since when (monotonic) we know of them
+        self._lasting: dict[int, tuple[Started, float]] = {}
+        self._alarms: dict[int, Started] = {}  # runs that should have ended, and do not
+        self._marker = Marker(journal.directory)
+        self._standing: Standing | None = None
+        self._stage_problem = "it has not been looked for yet"
+        self._connected_at: int | None = None
+        self._idle: list[Deferred[None]] = []
         self._loops: list[LoopingCall] = []
         self._stopping = False
 
@@ -111,6 +123,10 @@ class Player(Service):
         self._repertoire.reload()
         self._worklist = Worklist(self._journal.entries, self._journal.high, self._slots, self._boot)
         self._backstage = self._make_backstage(self._journal.identity, self)
+        self._marker.read()
+        if self._marker.drained is not None:
+            self.log.warn("{note}", note=onsite.drained_note(self._marker.drained))
+            self._later(self._worklist.drain())
         self._loop(TICK, self._tick)
         self._loop(LOOK_AT_DISK, self._look_at_disk)
         self._loop(LOOK_AT_CERTIFICATES, self._look_at_certificates)
@@ -185,6 +201,13 @@ class Player(Service):
         if steps.forget:
             self._forget_on_stage(steps.forget)
         self._reporter.add(steps.report)
+        if not self._worklist.running:
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        waiting, self._idle = self._idle, []
+        for one in waiting:
+            one.callback(None)
 
     def _later(self, steps: Steps) -> None:
         """Enact something nobody waits for; its failure has stopped us already."""
@@ -204,6 +227,7 @@ class Player(Service):
                 raise
             await self._start_stage()
             standing = await self._backstage.connect()
+        self._standing = standing
         if standing.program != __version__:
             self.log.info("the stage is {theirs}, we are {ours}", theirs=standing.program, ours=__version__)
             self._backstage.upgrade()
@@ -228,6 +252,7 @@ class Player(Service):
     def _no_stage(self, failure: Failure) -> None:
         if self._stopping:
             return
+        self._standing, self._stage_problem = None, str(failure.value)
         if isinstance(failure.value, OrchestraError):
             self.log.error("{problem} Trying again.", problem=failure.value.sentence)
         else:
@@ -238,8 +263,10 @@ class Player(Service):
         """The stage's connection is gone: nothing is started until it is settled with the next one."""
         if not self._stopping:
             self.log.error("the stage is gone: {reason}", reason=reason)
+            self._standing, self._stage_problem = None, reason
             self._worklist.stage_lost()
             self._lasting.clear()
+            self._alarms.clear()
             self._find_stage()
 
     def stage_upgraded(self, program: str, reason: str) -> None:
@@ -247,6 +274,7 @@ class Player(Service):
         if reason:
             self.log.error("the stage is still {program}: {reason}", program=program, reason=reason)
         else:
+            self._standing = self._standing and replace(self._standing, program=program)
             self.log.info("the stage is {program} now", program=program)
 
     def _start(self, entry: JournalEntry) -> None:
@@ -256,13 +284,24 @@ class Player(Service):
             self._waiting_for_stage.append(entry)
 
     def _execution(self, entry: JournalEntry) -> Execution:
-        return Execution(entry, started=self._started, ended=self._ended)
+        return Execution(entry, started=self._started, ended=self._ended, alarmed=self._alarmed)
 
     def _started(self, entry: JournalEntry, at: int) -> None:
-        self._lasting[entry.seq] = Started(entry.seq, entry.job, entry.task, at)
+        self._lasting[entry.seq] = Started(entry.seq, entry.job, entry.task, at), self._reactor.seconds()
+
+    def _alarmed(self, entry: JournalEntry, words: str) -> None:
+        process = self._backstage.process(entry.seq)
+        since = process.started_at if process is not None else None
+        self._alarms[entry.seq] = Started(entry.seq, entry.job, entry.task, since or self._wall(), words)
+        self._say_progress([self._alarms[entry.seq]])
+
+    def _say_progress(self, runs: list[Started]) -> None:
+        if runs and self._line is not None:
+            self._line.say(commands.PROGRESS, runs).addErrback(lambda _: None)
 
     def _ended(self, report: Report) -> None:
         self._lasting.pop(report.seq, None)
+        self._alarms.pop(report.seq, None)
         self._later(self._worklist.ended(report))
 
     def _forget_on_stage(self, seqs: tuple[int, ...]) -> None:
@@ -276,7 +315,7 @@ class Player(Service):
 
     def hello(self) -> Hello:
         """How we introduce ourselves."""
-        note = self._told_note = self._disk_trouble()
+        note = self._told_note = self._no_work()
         return Hello(
             protocol=PROTOCOL,
             version=__version__,
@@ -288,18 +327,22 @@ class Player(Service):
             note=note,
         )
 
+    def _no_work(self) -> str:
+        """Why we take no work, if we do not."""
+        drained = self._marker.drained
+        return self._disk_trouble() if drained is None else onsite.drained_note(drained)
+
     def _disk_trouble(self) -> str:
-        free = shutil.disk_usage(self._journal.directory).free
-        if free >= LEAST_FREE:
-            return ""
-        directory, least = self._journal.directory, LEAST_FREE >> 20
-        return f"the disk of {directory} has only {free >> 20} MB free; it takes work again from {least} MB on"
+        self._reserve.look()
+        return self._reserve.trouble
 
     async def welcomed(self, line: Line, welcome: Welcome) -> None:
         """Settle what is open; then report, announce, and start what waits."""
         self._line = line
         self._reporter.connected(line)
         await self._enact(self._worklist.welcomed(welcome))
+        self._connected_at = self._wall()
+        self._say_progress(list(self._alarms.values()))
         self.log.info("connected to {peer}", peer=line.describe())
         if self._repertoire.catalogue.digest in welcome.wanted:
             self._announce()
@@ -359,17 +402,17 @@ class Player(Service):
 
     def _tick(self) -> None:
         self._later(self._worklist.tick(self._boot_clock()))
-        before = self._wall() - 1000
-        lasting = [run for run in self._lasting.values() if run.started_at <= before]
-        if lasting and self._line is not None:
+        before = self._reactor.seconds() - 1.0
+        lasting = [run for run, known_at in self._lasting.values() if known_at <= before]
+        if self._line is not None:
             for run in lasting:
                 del self._lasting[run.seq]
-            self._line.say(commands.PROGRESS, lasting).addErrback(lambda _: None)
+            self._say_progress(lasting)
 
     def _look_at_disk(self) -> None:
         if self._repertoire.changed_on_disk():
             self._reload_scores()
-        if self._line is not None and bool(self._disk_trouble()) != bool(self._told_note):
+        if self._line is not None and bool(self._no_work()) != bool(self._told_note):
             self.log.warn("the room on the journal's disk has changed: saying Hello anew")
             self._line.hang_up()
 
@@ -392,6 +435,77 @@ class Player(Service):
         if self._repertoire.catalogue.digest != before:
             self._announce()
         return changes
+
+    # ---- the node's own operator
+
+    def status(self) -> NodeStatus:
+        """What we run, what we have yet to report, and whom we can reach."""
+        return NodeStatus(
+            name=self._name,
+            version=__version__,
+            slots=self._slots,
+            runs=onsite.runs(self._worklist, self._backstage, self._repertoire, self._boot_clock(), self._alarms),
+            outcomes=onsite.outcomes(self._worklist),
+            unacknowledged=sum(entry.report is not None for entry in self._worklist.entries.values()),
+            stage=onsite.stage(self._backstage, self._standing, self._stage_problem),
+            reach=onsite.reach(self._connector.reach, self._connected_at),
+            drained=self._marker.drained,
+            trouble=self._disk_trouble(),
+        )
+
+    async def drain(self, by: str, reason: str) -> Idle:
+        """Take no more work, from here on and after a restart; what has not started goes back."""
+        if self._marker.drained is None:
+            self._marker.put(Drained(at=self._wall(), by=by, reason=reason))
+            self.log.warn("{by} drains this player: {reason}", by=by, reason=reason or "no reason was given")
+            self._introduce_anew()
+            await self._enact(self._worklist.drain())
+        return self._busy()
+
+    async def undrain(self, by: str) -> bool:
+        """Take work again; whether we did not."""
+        was = self._marker.drained is not None
+        if was:
+            self._marker.remove()
+            self.log.warn("{by} has this player take work again", by=by)
+            self._worklist.undrain()
+            self._introduce_anew()
+        return was
+
+    def _introduce_anew(self) -> None:
+        # what is said from here on is said after the next Welcome, to a conductor that knows
+        if self._line is not None:
+            self.disconnected(self._line)
+        self._connector.anew()
+
+    def _busy(self) -> Idle:
+        return Idle(running=self._worklist.running, waiting=self._worklist.waiting)
+
+    async def idle(self, within: float) -> Idle:
+        """How much goes on, once nothing runs or after ``within`` seconds."""
+        if self._worklist.running:
+            nothing_runs: Deferred[None] = Deferred()
+            self._idle.append(nothing_runs)
+            patience = self._reactor.callLater(within, onsite.fire, nothing_runs, self._idle)
+            await nothing_runs
+            if patience.active():
+                patience.cancel()
+        return self._busy()
+
+    def kill(self, by: str, seqs: tuple[int, ...] | None) -> Killing:
+        """End these runs now, or all that have started."""
+        if not self._backstage.up:
+            raise NoStage(socket=self._backstage.socket, problem=self._stage_problem)
+        chosen = tuple(self._worklist.entries) if seqs is None else seqs
+        started = tuple(seq for seq in chosen if self._worklist.started(seq))
+        for seq in () if seqs is None else set(seqs).difference(started):
+            raise NoSuchRun(seq=seq, problem=onsite.why_not_running(self._worklist, seq))
+        for seq in started:
+            self._backstage.kill(seq, f"killed on the node by {by}")
+            self.log.warn("{by} kills run {seq}", by=by, seq=seq)
+        return Killing(seqs=started, waiting=self._worklist.waiting)
+
+    # ---- reload
 
     async def reload(self) -> Reloaded:
         """Read scores and certificates again; what cannot be used is refused and the old one stays."""

@@ -78,10 +78,11 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
         reload_certificates=reload_certificates,
         warnings=lambda: list(tls.credentials.warnings(time.time_ns() // 1_000_000)),
         fail=lambda status: stop_failing(reactor, status),
+        reserve=chosen.reserve,
     )
     gc.set_threshold(100_000, 50, 1000)
     services = MultiService()
-    for service in (player, seat.make(reactor, chosen.seat, player.reload), Hangup(reactor, player.reload)):
+    for service in (player, seat.make(reactor, chosen.seat, player), Hangup(reactor, player.reload)):
         service.setServiceParent(services)
     return services
 

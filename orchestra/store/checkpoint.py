@@ -14,6 +14,13 @@ WORLD: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 """What passes by itself: the next checkpoint does this one's work too."""
 
 
+def passes(problem: sqlite3.Error) -> bool:
+    """Whether it is the world that is in the way, and not a disk that has failed."""
+    code: int = getattr(problem, "sqlite_errorcode", 0)
+    # the log's index, which is made anew at every start, could not grow: so it is said of a full disk
+    return code & 0xFF in WORLD or code == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
 def log_size(path: str) -> int:
     """Bytes in the log of the database at ``path``."""
     try:
@@ -74,5 +81,5 @@ class Checkpointer:
         try:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.OperationalError as problem:
-            if getattr(problem, "sqlite_errorcode", 0) & 0xFF not in WORLD:
+            if not passes(problem):
                 raise

@@ -1,7 +1,8 @@
 """The claim: pending tasks become runs of a player, numbered without a hole, in one transaction.
 
 A claim is a range scan of what waits for the player. Where not everything fits, scores are looked at one by one, so
-that a hundred thousand tasks of a busy score do not hide the next score.
+that a hundred thousand tasks of a busy score do not hide the next score. Nothing that is held is given: a held score
+is one of which no more may be given.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from orchestra.model import Run, State
+from orchestra.model import Held, Run, State
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import ClaimAsk, Claimed
@@ -64,6 +65,7 @@ class _Books:
         self.cur = cur
         self.now = now
         self.ledger = Ledger(cur, now)
+        self.held = frozenset(cur.execute("SELECT kind, name FROM holds").fetchall())
         self._jobs: dict[int, _Job] = {}
         self._scores: dict[int, str] = {}
 
@@ -79,9 +81,16 @@ class _Books:
             self._scores[score] = row[0]
         return self._scores[score]
 
+    def held_score(self, score: int) -> bool:
+        return bool(self.held) and (Held.SCORE, self.score(score)) in self.held
+
+    def held_player(self, name: str) -> bool:
+        return bool(self.held) and not self.held.isdisjoint({(Held.EVERYTHING, ""), (Held.HOST, name)})
+
 
 def claim(cur: Cursor, asks: Sequence[ClaimAsk], now: int) -> list[Claimed]:
-    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing."""
+    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing, and
+    neither does a player that is held: its release asks again."""
     books = _Books(cur, now)
     claimed = [_claim_for(books, ask) for ask in sorted(asks, key=lambda ask: ask.player)]
     ended = books.ledger.close()
@@ -90,9 +99,9 @@ def claim(cur: Cursor, asks: Sequence[ClaimAsk], now: int) -> list[Claimed]:
 
 def _claim_for(books: _Books, ask: ClaimAsk) -> Claimed:
     row = books.cur.execute(
-        "SELECT next_seq, epoch, owner FROM players WHERE player_id = ? AND disabled_at IS NULL", (ask.player,)
+        "SELECT next_seq, epoch, owner, name FROM players WHERE player_id = ? AND disabled_at IS NULL", (ask.player,)
     ).fetchone()
-    if row is None or row[1:] != (ask.epoch, ask.owner):
+    if row is None or row[1:3] != (ask.epoch, ask.owner) or books.held_player(row[3]):
         return Claimed(ask.player, (), False, frozenset())
     turn = _Turn(books, ask, row[0])
     turn.fill(max(ask.room, 0))
@@ -154,7 +163,8 @@ class _Turn:
 
     def _allowed(self, score: int) -> int:
         if score not in self.left:
-            self.left[score] = self.limits.get(self.books.score(score), self.default_limit)
+            limit = self.limits.get(self.books.score(score), self.default_limit)
+            self.left[score] = 0 if self.books.held_score(score) else limit
         return min(self.left[score], self.room - len(self.runs))
 
     def _fits(self, score: int) -> bool:
@@ -173,6 +183,7 @@ class _Turn:
     def _of_each_score(self, source: _Source, room: int) -> list[Waiting]:
         """The oldest tasks of every score that has any, as many as may be given, down to the rank that fills up."""
         found: list[Waiting] = []
+        taken: dict[int, int] = {}  # score_id -> how many of it, of all ranks: more than fit are no reason to stop
         rank, score = _BEFORE_ALL, 0
         while True:
             # from score + 1 on: SQLite would walk through all of a score to find what is greater than it
@@ -182,9 +193,11 @@ class _Turn:
             if len(found) >= room and lane[0] > rank:
                 break
             rank, score = lane
-            allowed = self._allowed(score)
+            allowed = self._allowed(score) - taken.get(score, 0)
             if allowed > 0:
-                found += self.books.cur.execute(source.of_score, (self.player, rank, score, allowed)).fetchall()
+                some = self.books.cur.execute(source.of_score, (self.player, rank, score, allowed)).fetchall()
+                taken[score] = taken.get(score, 0) + len(some)
+                found += some
         return found
 
 

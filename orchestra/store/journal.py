@@ -15,9 +15,9 @@ from typing import Final
 
 import msgspec
 
-from orchestra.errors import SchemaTooNew, StoreUnreadable
+from orchestra.errors import SchemaTooNew
 from orchestra.model import JournalChange, JournalEntry
-from orchestra.store.sqlite import Lock, connect, sync_directory
+from orchestra.store.sqlite import Lock, connect, refused, sync_directory
 
 FILE: Final = "journal.sqlite"
 APPLICATION: Final = 0x4F52434A
@@ -56,9 +56,9 @@ class Journal:
         self._lock = Lock(self.directory, "player")
         try:
             self._read_or_begin_anew()
-        except sqlite3.Error as problem:
+        except (sqlite3.Error, OSError) as problem:
             self.close()
-            raise StoreUnreadable(path=self.path, problem=str(problem)) from None
+            raise refused(self.path, problem) from None
         except BaseException:
             self.close()
             raise

@@ -61,7 +61,7 @@ class Ledger:
 
     def _close_job(self, job: int) -> bool:
         counts, events = self._counts.get(job, {}), self._events[job]
-        rows = self.cur.execute(_TALLY, (len(events), *(counts.get(state, 0) for state in COUNTED), job))
+        rows = self.cur.execute(_TALLY, (len(events), *[counts.get(state, 0) for state in COUNTED], job))
         last, scope, *many = rows.fetchone()
         self._write_events(job, last - len(events) + 1, events)
         ended = bool(counts) and not any(n for state, n in zip(COUNTED, many, strict=True) if not state.terminal)
@@ -79,6 +79,6 @@ class Ledger:
 
     def _close_totals(self) -> None:
         for state in (State.PENDING, State.DISPATCHED, State.HELD):
-            many = sum(counts.get(state, 0) for counts in self._counts.values())
+            many = sum([counts.get(state, 0) for counts in self._counts.values()])
             if many:
                 self.cur.execute("UPDATE totals SET many = many + ? WHERE state = ?", (many, state))

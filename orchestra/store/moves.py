@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from orchestra.model import MOVES, Move, State, unstarted
+from orchestra.model import MOVES, Move, Report, State, unstarted
 from orchestra.store.ledger import Ledger
 
 
@@ -32,6 +32,10 @@ TASK: Final = "job_id, n, player_id, score_id, rank, state, attempt, losses, seq
 NOT_STARTED: Final = "it had not started when its time was over"
 _SET = "UPDATE tasks SET state = ?, player_id = ?, seq = ?, losses = ?, maybe_ran = ?, reason = ?, changed_at = ? "
 _WHERE = "WHERE job_id = ? AND n = ? AND coalesce(player_id, 0) = ? AND attempt = ? AND seq = ? AND state + 0 = ?"
+_FINISH: Final = (
+    "UPDATE tasks SET state = ?, reason = ?, changed_at = ? "
+    "WHERE job_id = ? AND n = ? AND player_id = ? AND attempt = ? AND seq = ? AND state + 0 = 1"
+)
 _ids = msgspec.msgpack.Decoder(tuple[int, ...])
 
 
@@ -50,6 +54,17 @@ def move(ledger: Ledger, task: TaskRow, to: Move, reason: str, actor: str = "") 
         (open_candidates if back else close_candidates)(ledger.cur, task, choices)
     ledger.count(task.job, State(task.state), to.state)
     ledger.note(task.job, to.state.label, task=task.n, player=task.player, detail=reason, actor=actor)
+    return True
+
+
+def finish(ledger: Ledger, player: int, run: Report, to: State) -> bool:
+    """End the task that waits for just this run, in one statement; whether it did. For outcomes of a run that has
+    ended on its player: where those lead depends on nothing else, and nobody is a candidate any more."""
+    values = (to, run.reason, ledger.now, run.job, run.task, player, run.attempt, run.seq)
+    if ledger.cur.execute(_FINISH, values).rowcount != 1:
+        return False
+    ledger.count(run.job, State.DISPATCHED, to)
+    ledger.note(run.job, to.label, task=run.task, player=player, detail=run.reason)
     return True
 
 

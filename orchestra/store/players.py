@@ -2,35 +2,66 @@
 
 from collections.abc import Collection, Iterable
 from sqlite3 import Cursor
+from typing import Final
 
 import msgspec
 
-from orchestra.errors import NotAPlayer, RetiredJournal, Superseded
+from orchestra.errors import NotAPlayer, RetiredJournal, Superseded, TooManyRemoved, Unconfirmed
 from orchestra.model import Catalogue, Hello, OpenRun
 from orchestra.store import moves
 from orchestra.store.ledger import Ledger
-from orchestra.store.values import Greeting, Roster
+from orchestra.store.values import Greeting, Removals, Roster
 
+NAMED: Final = 5  # of the players that a file would remove
 _catalogue = msgspec.msgpack.Decoder(Catalogue)
 
 
-def sync_players(cur: Cursor, names: Collection[str], now: int) -> Roster:
-    """Make ``names`` the players. One that is no longer among them is removed; its row and its id stay for ever."""
+def sync_players(cur: Cursor, names: Collection[str], now: int, allowed: Removals | None = None) -> Roster:
+    """Make ``names`` the players. One that is no longer among them is removed; its row and its id stay for ever.
+    TooManyRemoved, and nothing is changed, if more would be removed than is ``allowed``."""
     wanted, known = set(names), roster(cur)
     added = sorted(wanted - known.keys())
     removed = sorted(name for name, (_, enabled) in known.items() if enabled and name not in wanted)
     returned = sorted(name for name, (_, enabled) in known.items() if not enabled and name in wanted)
+    if allowed is not None:
+        _check_removals(removed, sum(enabled for _, enabled in known.values()), not wanted, allowed)
     cur.executemany("INSERT INTO players (name) VALUES (?)", [(name,) for name in added])
     changed = [(now, name) for name in removed] + [(None, name) for name in returned]
     cur.executemany("UPDATE players SET disabled_at = ? WHERE name = ?", changed)
-    ids = {name: player for name, (player, enabled) in roster(cur).items() if enabled}
-    return Roster(ids, tuple(added), tuple(removed), tuple(returned))
+    return Roster(players(cur), tuple(added), tuple(removed), tuple(returned))
+
+
+def _check_removals(removed: list[str], many: int, nobody_left: bool, allowed: Removals) -> None:
+    if len(removed) <= allowed.accepted:
+        return
+    most = allowed.most(many)
+    if allowed.accepted:
+        limit = f"{allowed.accepted} were accepted"
+    elif nobody_left:
+        limit = "would leave none"
+    else:
+        limit = f"'removal_limit' lets {most} go at once"
+    if len(removed) > most or (nobody_left and removed):
+        more = [f"and {len(removed) - NAMED} more"] if len(removed) > NAMED else []
+        some = ", ".join([*removed[:NAMED], *more])
+        raise TooManyRemoved(file=allowed.file, many=len(removed), all=many, some=some, limit=limit)
+
+
+def players(cur: Cursor) -> dict[str, int]:
+    """Every player that is not removed, with its id."""
+    return {name: player for name, (player, enabled) in roster(cur).items() if enabled}
 
 
 def roster(cur: Cursor) -> dict[str, tuple[int, bool]]:
     """Every player that ever was: its id, and whether it still is one."""
     rows = cur.execute("SELECT name, player_id, disabled_at IS NULL FROM players ORDER BY player_id")
     return {name: (player, bool(enabled)) for name, player, enabled in rows}
+
+
+def is_newest(cur: Cursor, player: int, epoch: int, owner: str) -> bool:
+    """Lock the player's row; whether this session is its newest."""
+    row = cur.execute("SELECT epoch, owner FROM players WHERE player_id = ?", (player,)).fetchone()
+    return bool(row == (epoch, owner))
 
 
 def check_session(cur: Cursor, player: int, epoch: int, owner: str) -> None:
@@ -43,9 +74,16 @@ def check_session(cur: Cursor, player: int, epoch: int, owner: str) -> None:
 # Coming and going
 
 
-def hello(cur: Cursor, player: int, hello: Hello, owner: str, now: int, address: str) -> Greeting:
-    """Begin a session, which supersedes every earlier one of this player. What is ``open`` then, it is held to."""
+def hello(
+    cur: Cursor, player: int, hello: Hello, owner: str, now: int, address: str, *, confirmed: bool = True
+) -> Greeting:
+    """Begin a session, which supersedes every earlier one of this player. What is ``open`` then, it is held to.
+
+    :class:`Unconfirmed`: it comes with another journal than before, and nobody has seen that it is ``confirmed``.
+    """
     name, journal, next_seq = _admit(cur, player, hello)
+    if journal and journal != hello.journal and not confirmed:
+        raise Unconfirmed(player=name)
     ledger, notes = Ledger(cur, now), _clones(cur, player, hello.journal)
     if journal and journal != hello.journal:
         notes += _retire(ledger, player, journal)

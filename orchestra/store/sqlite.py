@@ -1,6 +1,7 @@
 """The conductor's store as an SQLite file: its lock, its pragmas, its schema and the way to the next one."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -10,15 +11,41 @@ from importlib import resources
 from sqlite3 import Connection
 from typing import Final
 
-from orchestra.errors import AlreadyRunning, SchemaTooNew, StoreUnreadable
+from orchestra.errors import AlreadyRunning, DiskRefuses, SchemaTooNew, StoreDamaged, StoreUnreadable
 
 FILE: Final = "store.sqlite"
 APPLICATION: Final = 0x4F524348  # "ORCH", so that file(1) and we know our own
 OLDEST: Final = (3, 37, 0)  # RETURNING, STRICT
 
 
+CHECKED_AT_ONCE: Final = 256 << 20  # bytes that are looked through in less than a second
+BUSY_TIMEOUT: Final = 10_000  # milliseconds
+IN_USE: Final = b"in use"
+AT_REST: Final = b"at rest"
+_WORD: Final = 16  # bytes, with blanks after it: no other length is written, so a full disk need not have room
+_HEADER: Final = 100  # bytes (SQLite's file format, 1.3)
+_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DISK: Final = (
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+)
+_DISK_ERRNO: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def refused(path: str, problem: sqlite3.Error | OSError) -> StoreUnreadable:
+    """What to say of a file that could not be used: it is damaged, its disk is in trouble, or it is not ours to use."""
+    if isinstance(problem, OSError):
+        kind = DiskRefuses if problem.errno in _DISK_ERRNO else StoreUnreadable
+        return kind(path=path, problem=os.strerror(problem.errno or 0))
+    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+    if code in _DAMAGE:
+        return StoreDamaged(path=path, problem=str(problem))
+    return (DiskRefuses if code in _DISK else StoreUnreadable)(path=path, problem=str(problem))
+
+
 class Lock:
-    """An exclusive lock on a directory, for as long as this process lives or until :meth:`release`."""
+    """An exclusive lock on a directory, for as long as this process lives or until :meth:`release`. It remembers a
+    word, which outlives the process."""
 
     def __init__(self, directory: str, what: str) -> None:
         self._path = os.path.join(directory, "lock")
@@ -26,14 +53,23 @@ class Lock:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as problem:
-            raise StoreUnreadable(path=directory, problem=os.strerror(problem.errno or 0)) from None
+            raise refused(directory, problem) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as problem:
             os.close(self._fd)
             if isinstance(problem, BlockingIOError):
                 raise AlreadyRunning(what=what, path=directory) from None
-            raise StoreUnreadable(path=self._path, problem=os.strerror(problem.errno or 0)) from None
+            raise refused(self._path, problem) from None
+        self.word = os.pread(self._fd, _WORD, 0).strip()
+
+    def remember(self, word: bytes) -> None:
+        """Keep ``word`` for whoever has the lock next."""
+        try:
+            os.pwrite(self._fd, word.ljust(_WORD), 0)
+            os.fsync(self._fd)
+        except OSError as problem:
+            raise refused(self._path, problem) from None
 
     def release(self) -> None:
         os.close(self._fd)
@@ -52,9 +88,9 @@ def connect(path: str) -> Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as problem:
-        raise StoreUnreadable(path=path, problem=os.strerror(problem.errno or 0)) from None
+        raise refused(path, problem) from None
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
-    connection.execute("PRAGMA busy_timeout = 10000")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -71,34 +107,86 @@ class Store:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.path = os.path.join(directory, FILE)
+        self.unchecked = False  # it was not closed in good order, and is too large to be looked through at the start
+        self.doubted = False  # its disk has failed us: it is to be looked through before it is used again
         self._lock: Lock | None = None
 
     def open(self) -> None:
-        """Lock the directory and bring the schema up to date."""
+        """Lock the directory, see that the store is whole, and bring its schema up to date."""
         self._lock = Lock(self.directory, "conductor")
         try:
-            connection = connect(self.path)
-            try:
-                migrate(connection, self.path, schemas())
-            finally:
-                connection.close()
-            sync_directory(self.directory)
-        except sqlite3.Error as problem:
-            self.close()
-            raise StoreUnreadable(path=self.path, problem=str(problem)) from None
+            self._open(self._lock)
+        except (sqlite3.Error, OSError) as problem:
+            self._give_up()
+            raise refused(self.path, problem) from None
         except BaseException:
-            self.close()
+            self._give_up()
             raise
+
+    def _open(self, lock: Lock) -> None:
+        if os.path.exists(restoring(self.directory)):
+            raise StoreUnreadable(path=self.path, problem="a restore was broken off; run 'orchestra restore' again")
+        check_length(self.path, used_before=lock.word in (IN_USE, AT_REST))
+        connection = connect(self.path)
+        try:
+            if lock.word == IN_USE:
+                self.unchecked = os.path.getsize(self.path) > CHECKED_AT_ONCE
+                if not self.unchecked:
+                    check(connection, self.path)
+            migrate(connection, self.path, schemas())
+        finally:
+            connection.close()
+        sync_directory(self.directory)
+        lock.remember(IN_USE)
 
     def connect(self) -> Connection:
         """A further connection, for a thread."""
         return connect(self.path)
 
     def close(self) -> None:
-        """Let somebody else have it."""
+        """Let somebody else have it; to be called when nobody is connected any more."""
+        if self._lock is not None and not self.doubted and not self.unchecked:
+            with contextlib.suppress(StoreUnreadable):  # then it is looked through at the next start
+                self._lock.remember(AT_REST)
+        self._give_up()
+
+    def _give_up(self) -> None:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def restoring(directory: str) -> str:
+    """The file that is there while a store is being put in the place of another."""
+    return os.path.join(directory, "restoring")
+
+
+def check_length(path: str, used_before: bool) -> None:
+    """See that the database has the length that it says, if there is no log that could still give it that."""
+    log = f"{path}-wal"
+    if os.path.exists(log) and os.path.getsize(log):
+        return
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEADER)
+            length = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        head, length = b"", 0
+    if not length:
+        if used_before:
+            raise StoreDamaged(path=path, problem="it is empty or gone, and there was a store here")
+        return
+    page = int.from_bytes(head[16:18], "big")
+    wanted = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
+    if head.startswith(b"SQLite format 3") and head[24:28] == head[92:96] and length < wanted:
+        raise StoreDamaged(path=path, problem=f"it is {length} bytes long, and should be {wanted}")
+
+
+def check(connection: Connection, path: str) -> None:
+    """Look the database through, and raise StoreDamaged if it is not whole. This takes about 3 s for a gigabyte."""
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise StoreDamaged(path=path, problem=" ".join(found.split()))
 
 
 def in_memory() -> Connection:
@@ -115,14 +203,14 @@ def schemas() -> list[tuple[int, str]]:
     return [(int(name.split(".")[0]), entry.read_text()) for name, entry in files]
 
 
-def migrate(connection: Connection, path: str, steps: Sequence[tuple[int, str]]) -> None:
+def migrate(connection: Connection, path: str, steps: Sequence[tuple[int, str]], *, put_aside: bool = True) -> None:
     """Take the steps that are missing in one transaction; a copy is put aside before an older store changes."""
     known = steps[-1][0]
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     _check_ours(connection, path, found)
     if found > known:
         raise SchemaTooNew(path=path, found=found, known=known)
-    if 0 < found < known:
+    if 0 < found < known and put_aside:
         _back_up(connection, f"{path}.before-{known}")
     if found < known:
         _upgrade(connection, found, steps)

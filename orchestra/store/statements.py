@@ -1,6 +1,8 @@
 """Everything the conductor's store can be asked to do, each a function of a cursor, gathered under one name."""
 
+from orchestra.store.cancels import cancel, cancel_chosen, choose
 from orchestra.store.claims import claim
+from orchestra.store.holds import hold, holds, release
 from orchestra.store.players import (
     announce,
     catalogue,
@@ -10,12 +12,14 @@ from orchestra.store.players import (
     goodbye,
     hello,
     player_catalogues,
+    players,
     roster,
     seen,
     sync_players,
 )
-from orchestra.store.reports import save_pieces, settle
-from orchestra.store.submits import cancel, submit
+from orchestra.store.prune import give_back, prune, size
+from orchestra.store.reports import alarm, save_pieces, settle, settle_all
+from orchestra.store.submits import submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
 from orchestra.store.views import (
     ended,
@@ -30,19 +34,25 @@ from orchestra.store.views import (
 )
 
 __all__ = [
+    "alarm",
     "announce",
     "cancel",
+    "cancel_chosen",
     "catalogue",
     "catalogues_in_use",
+    "choose",
     "claim",
     "ended",
     "events",
     "everybody_left",
     "expire",
     "forgive",
+    "give_back",
     "give_up",
     "goodbye",
     "hello",
+    "hold",
+    "holds",
     "job_view",
     "job_views",
     "news",
@@ -50,10 +60,15 @@ __all__ = [
     "output_pieces",
     "player_catalogues",
     "player_rows",
+    "players",
+    "prune",
+    "release",
     "roster",
     "save_pieces",
     "seen",
     "settle",
+    "settle_all",
+    "size",
     "submit",
     "sweep_removed",
     "sync_players",

@@ -1,16 +1,14 @@
-"""A request becomes a job and its tasks, once per request key; and a job is cancelled."""
+"""A request becomes a job and its tasks, once per request key."""
 
 import hashlib
-from collections.abc import Iterable
 from sqlite3 import Cursor
 
 import msgspec
 
-from orchestra.errors import NoSuchJob, RequestKeyConflict
-from orchestra.model import NewJob, Scope, State
+from orchestra.errors import RequestKeyConflict
+from orchestra.model import NewJob, Scope
 from orchestra.store import moves
-from orchestra.store.ledger import Ledger
-from orchestra.store.values import Cancelled, Submitted
+from orchestra.store.values import Submitted
 
 
 def submit(cur: Cursor, new: NewJob, now: int) -> Submitted:
@@ -101,51 +99,3 @@ def _insert_one(cur: Cursor, new: NewJob, job: int, score: int) -> None:
     moves.choose_from(cur, job, 0, new.players)
     task = moves.rows(cur, "job_id = ? AND n = 0", (job,))[0]
     moves.open_candidates(cur, task, new.players)
-
-
-def cancel(cur: Cursor, job: int, players: Iterable[int] | None, actor: str, now: int) -> Cancelled:
-    """Cancel a job, or its tasks on ``players``: what waits ends, whoever runs one is to be told. A one-of task may
-    still go to its other candidates."""
-    if cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
-        raise NoSuchJob(job=job)
-    chosen = None if players is None else set(players)
-    ledger = Ledger(cur, now)
-    states: list[State] = []
-    orders: dict[int, list[int]] = {}
-    for task in moves.rows(cur, "job_id = ? ORDER BY n", (job,)):
-        if chosen is None or _concerns(cur, task, chosen):
-            states.append(_cancel(ledger, task, actor, orders))
-    ended = ledger.close()
-    return Cancelled(
-        jobs=ledger.jobs,
-        ended=ended,
-        cancelled=states.count(State.CANCELLED),
-        cancelling=states.count(State.DISPATCHED),
-        finished=states.count(State.OK),
-        lost=states.count(State.LOST),
-        orders={player: tuple(sorted(seqs)) for player, seqs in orders.items()},
-    )
-
-
-def _concerns(cur: Cursor, task: moves.TaskRow, players: set[int]) -> bool:
-    """Whether a cancel on ``players`` is one of this task. They are struck from a one-of task's candidates, whoever
-    has it; it is concerned when they had it, or were the last."""
-    candidates = moves.candidates_of(cur, task.job, task.n)
-    if candidates is None or State(task.state).terminal:
-        return task.player in players
-    left = moves.strike(cur, task, players.intersection(candidates)) if players.intersection(candidates) else candidates
-    return task.player in players or (task.player is None and not left)
-
-
-def _cancel(ledger: Ledger, task: moves.TaskRow, actor: str, orders: dict[int, list[int]]) -> State:
-    """Cancel one task; CANCELLED, LOST, DISPATCHED (its player is to be told) or OK (had ended before)."""
-    if State(task.state).terminal:
-        return State.OK
-    if task.state != State.DISPATCHED:
-        return moves.end_waiting(ledger, task, State.CANCELLED, f"cancelled by {actor}", actor)
-    if not task.cancel:
-        ledger.cur.execute("UPDATE tasks SET cancel = 1 WHERE job_id = ? AND n = ?", (task.job, task.n))
-        ledger.note(task.job, "cancelling", task=task.n, player=task.player, actor=actor)
-    assert task.player is not None
-    orders.setdefault(task.player, []).append(task.seq)
-    return State.DISPATCHED

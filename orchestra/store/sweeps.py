@@ -15,6 +15,15 @@ GIVEN_UP: Final = "its player has been away since before its time was over, and 
 REMOVED_RUNNING: Final = "its player was removed, and nobody can know what became of it"
 
 
+# A player that was removed is one for ever, so most of them have nothing left that could end.
+_REMOVED: Final = (
+    "SELECT player_id FROM players p WHERE disabled_at <= ? AND ("
+    "EXISTS (SELECT 1 FROM tasks t WHERE t.player_id = p.player_id AND t.state = 1) OR "
+    "EXISTS (SELECT 1 FROM tasks t WHERE t.player_id = p.player_id AND t.state = 0) OR "
+    "EXISTS (SELECT 1 FROM candidates c WHERE c.player_id = p.player_id)) ORDER BY disabled_at"
+)
+
+
 def expire(cur: Cursor, now: int, limit: int = LIMIT) -> Swept:
     """End what has waited too long."""
     jobs = cur.execute(
@@ -62,9 +71,7 @@ def give_up(cur: Cursor, now: int, connected: Collection[int], limit: int = LIMI
 def sweep_removed(cur: Cursor, now: int, grace: int, limit: int = LIMIT) -> Swept:
     """End what only players can do that were removed ``grace`` milliseconds ago or earlier. It holds at any time,
     not only at the removal."""
-    removed = cur.execute(
-        "SELECT player_id FROM players WHERE disabled_at <= ? ORDER BY disabled_at", (now - grace,)
-    ).fetchall()
+    removed = cur.execute(_REMOVED, (now - grace,)).fetchall()
     ledger = Ledger(cur, now)
     ended = looked_at = 0
     for (player,) in removed:

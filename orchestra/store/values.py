@@ -1,10 +1,10 @@
 """What the store is asked and what it answers, where :mod:`orchestra.model` has no word for it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from orchestra.model import OpenRun, PlayerView, Run
+from orchestra.model import Hold, OpenRun, PlayerView, Report, Run
 
 
 class Roster(Struct, frozen=True):
@@ -14,6 +14,15 @@ class Roster(Struct, frozen=True):
     added: tuple[str, ...]
     removed: tuple[str, ...]
     returned: tuple[str, ...]
+
+
+class Removals(Struct, frozen=True):
+    """How many players may be removed at once: ``most`` of so many, but never all of them; or as many as somebody
+    has ``accepted``. ``file`` is where the names are from."""
+
+    file: str
+    most: Callable[[int], int]
+    accepted: int = 0
 
 
 class Greeting(Struct, frozen=True, kw_only=True):
@@ -69,20 +78,46 @@ class Freed(Struct, frozen=True):
     n: int
     player: int | None
     candidates: tuple[int, ...]
+    score: str = ""
+
+
+class Batch(Struct, frozen=True):
+    """What one session of a player reports at once."""
+
+    player: int
+    epoch: int
+    reports: Sequence[Report]
 
 
 class Settled(Struct, frozen=True):
-    """What a batch of reports changed. ``late`` ones became events, ``unknown`` ones were of pruned jobs."""
+    """What reports changed. ``late`` ones became events, ``unknown`` ones were of pruned jobs; ``superseded`` are the
+    sessions (player, epoch) whose batches were not taken."""
 
     jobs: frozenset[int]
     ended: frozenset[int]
     freed: tuple[Freed, ...]
     late: int
     unknown: int
+    superseded: frozenset[tuple[int, int]] = frozenset()
+
+
+class HeldBack(Struct, frozen=True):
+    """What a hold did: ``made`` are new, ``known`` were held before; ``going_on``: tasks that players have already."""
+
+    made: tuple[Hold, ...]
+    known: tuple[Hold, ...]
+    going_on: int
+
+
+class Lifted(Struct, frozen=True):
+    """What a release lifted, and what is still held."""
+
+    lifted: tuple[Hold, ...]
+    left: tuple[Hold, ...]
 
 
 class Cancelled(Struct, frozen=True, kw_only=True):
-    """What a cancel did, and the seqs to tell each player of."""
+    """What a cancel did, and the seqs to tell each player of. ``after``: where to go on, None: that was all."""
 
     jobs: frozenset[int]
     ended: frozenset[int]
@@ -91,6 +126,7 @@ class Cancelled(Struct, frozen=True, kw_only=True):
     finished: int
     lost: int
     orders: dict[int, tuple[int, ...]]
+    after: tuple[int, int] | None = None
 
 
 class Swept(Struct, frozen=True):
@@ -100,6 +136,24 @@ class Swept(Struct, frozen=True):
     ended: frozenset[int]
     count: int
     more: bool = False
+
+
+class Pruned(Struct, frozen=True):
+    """What a step of pruning removed: jobs, rows of output. ``more``: there may be more to do, call again."""
+
+    jobs: int
+    outputs: int
+    more: bool
+
+
+class Restored(Struct, frozen=True, kw_only=True):
+    """What a restore did: tasks that are ``lost`` by it, tasks that are ``doubtful`` now, the id of the next job, and
+    where the store is that was there before ("" if there was none)."""
+
+    lost: int
+    doubtful: int
+    next_job: int
+    aside: str
 
 
 class PlayerRow(Struct, frozen=True):

@@ -1,12 +1,13 @@
 """What the audience may see of the store. Nothing here changes anything."""
 
+import time
 from collections.abc import Iterable, Sequence
 from sqlite3 import Cursor
 from typing import Any, Final
 
 import msgspec
 
-from orchestra.errors import NoSuchJob
+from orchestra.errors import JobPruned, JobSkipped, NoSuchJob
 from orchestra.model import Event, JobView, PlayerView, Report, Scope, State, TaskView, verdict
 from orchestra.store.ledger import COUNTED, COUNTS
 from orchestra.store.values import PlayerRow, Totals
@@ -26,11 +27,21 @@ _TASK: Final = (
 )
 
 
+def no_such_job(cur: Cursor, job: int) -> NoSuchJob:
+    """Why there is no such job: it never was, or is not any more."""
+    skipped = cur.execute("SELECT at FROM skipped WHERE ? BETWEEN first AND last", (job,)).fetchone()
+    if skipped is not None:
+        return JobSkipped(job=job, day=time.strftime("%Y-%m-%d", time.gmtime(skipped[0] // 1000)))
+    # ids are given out without a gap, and a submit that is rolled back gives its id back
+    given = cur.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+    return JobPruned(job=job) if given is not None and 0 < job <= given[0] else NoSuchJob(job=job)
+
+
 def job_view(cur: Cursor, job: int) -> JobView:
     """A job and its counts."""
     row = cur.execute(_JOB + "WHERE jobs.job_id = ?", (job,)).fetchone()
     if row is None:
-        raise NoSuchJob(job=job)
+        raise no_such_job(cur, job)
     return _job(row)
 
 
@@ -105,7 +116,7 @@ def output_pieces(cur: Cursor, job: int, task: int, stream: int, offset: int, li
         (job, task),
     ).fetchone()
     if row is None:
-        raise NoSuchJob(job=job)
+        raise no_such_job(cur, job)
     inline = _inline(_report(row[1]), stream) if row[1] is not None else []
     ahead = cur.execute(
         "SELECT position, data FROM outputs WHERE job_id = ? AND n = ? AND attempt = ? AND stream = ? "
@@ -159,7 +170,7 @@ def events(cur: Cursor, job: int, since: int, limit: int) -> list[Event]:
         (job, since, limit),
     ).fetchall()
     if not rows and cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
-        raise NoSuchJob(job=job)
+        raise no_such_job(cur, job)
     return [
         Event(n=n, at=at, kind=kind, actor=actor, task=task, player=player, detail=detail)
         for n, at, kind, actor, task, player, detail in rows

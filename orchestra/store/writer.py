@@ -17,13 +17,15 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from orchestra.errors import NotSaved, OrchestraError, StoreFailed
-from orchestra.store.checkpoint import LONG, WORLD, Checkpointer, log_size
+from orchestra.store.checkpoint import LONG, Checkpointer, log_size, passes
+from orchestra.store.sqlite import BUSY_TIMEOUT
 
 T = TypeVar("T")
 Work = tuple[Callable[[Cursor], Any], "Deferred[Any]"]
 Done = tuple["Deferred[Any]", Any]
 
 GROUP: Final = 2000  # works in one commit at most
+FOLD_WITHIN: Final = 100  # milliseconds for which a commit waits for readers of the log
 LOG_LIMIT: Final = 64 << 20  # bytes of log past which the writer itself folds it in, and waits for that
 _OURS: Final = (
     *(sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE),
@@ -134,12 +136,16 @@ class Writer:
         if log_size(self._path) < self._fold_at:
             return
         try:
+            # a backup reads for long: nobody's commit is to wait for that
+            connection.execute(f"PRAGMA busy_timeout = {FOLD_WITHIN}")
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             self._fold_at = self._fold_at + LONG if busy else LOG_LIMIT
         except sqlite3.Error as problem:
-            if _code(problem) not in WORLD:
+            if not passes(problem):
                 self._fail(problem)
             self._fold_at += LONG
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
 
 
 def _next_group(works: "queue.SimpleQueue[Work | None]") -> tuple[list[Work], bool]:
@@ -171,7 +177,7 @@ def commit(connection: Connection, path: str, group: Sequence[Work]) -> tuple[li
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         refusal = NotSaved(problem=f"{path}: {problem}")
-        return [(done, Failure(refusal)) for _, done in group], None if _code(problem) in WORLD else problem
+        return [(done, Failure(refusal)) for _, done in group], None if passes(problem) else problem
     return results, None
 
 

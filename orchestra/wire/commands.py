@@ -17,6 +17,7 @@ at the next Welcome; nothing is queued for retry elsewhere. ::
       Progress([started])                          ->     best effort, no answer
                                                    <-     Cancel([seq]); the answer is "settled, or being killed"
       Beat(epoch) every 30 s                       ->     who misses three is left
+                                                   <-     Beat(0), when a Hello has a new journal: is anybody there?
                                                    <-     Dismiss(reason, retry_after)
 
 A command's payload is one msgpack value, in the field ``d`` (at most 48 kB); a longer one is several boxes with
@@ -58,7 +59,7 @@ BEAT: Final = Command(b"beat", int)
 DISMISS: Final = Command(b"dismiss", Dismissal, answered=False)
 
 TO_CONDUCTOR: Final = (HELLO, ANNOUNCE, OUTPUT, REPORT, PROGRESS, BEAT)
-TO_PLAYER: Final = (WELCOME, PERFORM, CANCEL, DISMISS)
+TO_PLAYER: Final = (WELCOME, PERFORM, CANCEL, BEAT, DISMISS)
 
 NOT_SAVED: Final = b"NOT_SAVED"
 """The declared error: the receiver could not save it (its disk is full, say) and has done nothing."""

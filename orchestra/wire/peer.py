@@ -5,6 +5,7 @@ number of unhandled commands, and cuts off a peer that does not take what it is 
 left to the door (conductor) and the line (player).
 """
 
+import functools
 import itertools
 import socket
 from collections import deque
@@ -40,6 +41,19 @@ class Heard(NamedTuple):
     answer: "Deferred[amp.Box]"
 
 
+class Word(NamedTuple):
+    """A command that is understood here."""
+
+    command: Command
+    handler: Handler
+
+
+@functools.cache
+def _decoder(command: Command) -> "msgspec.msgpack.Decoder[Any]":
+    """One for all connections: it is several kilobytes, and slow to make."""
+    return msgspec.msgpack.Decoder(command.payload)
+
+
 class Peer(amp.AMP):
     """An AMP connection that says and hears :class:`~orchestra.wire.commands.Command` payloads."""
 
@@ -55,7 +69,8 @@ class Peer(amp.AMP):
         self.closed = False
         self._cap = cap
         self._owed = 0
-        self._words = {c.name: (msgspec.msgpack.Decoder(c.payload), h, batches.Joiner()) for c, h in handlers}
+        self._words = {command.name: Word(command, handler) for command, handler in handlers}
+        self._joining: dict[bytes, batches.Joiner] = {}  # of those commands whose payload was ever cut
         self._waiting: deque[Heard] = deque()
         self._busy = False
         self._abort_call: IDelayedCall | None = None
@@ -123,20 +138,19 @@ class Peer(amp.AMP):
             return None
         return lambda box: self._heard(word, box)
 
-    def _heard(self, word: Any, box: amp.Box) -> "Deferred[amp.Box]":
-        decoder, handler, joiner = word
+    def _heard(self, word: Word, box: amp.Box) -> "Deferred[amp.Box]":
         self.heard_at = self.clock.seconds()
         answer: Deferred[amp.Box] = Deferred()
         try:
-            whole = joiner.add(box[b"d"], b"more" in box)
-            payload = None if whole is None else decoder.decode(whole)
+            whole = self._joined(word.command.name, box[b"d"], b"more" in box)
+            payload = None if whole is None else _decoder(word.command).decode(whole)
         except (KeyError, batches.TooMuch, msgspec.DecodeError, msgspec.ValidationError) as problem:
             self._distrust(problem)
             return answer
         if whole is None:
             answer.callback(amp.Box())
             return answer
-        self._waiting.append(Heard(handler, payload, answer))
+        self._waiting.append(Heard(word.handler, payload, answer))
         if len(self._waiting) > MAX_WAITING:
             self.log.error("{peer} floods us: closed", peer=self.describe())
             self.abort()
@@ -144,6 +158,15 @@ class Peer(amp.AMP):
             self._busy = True
             Deferred.fromCoroutine(self._handle_all())
         return answer
+
+    def _joined(self, name: bytes, piece: bytes, more: bool) -> bytes | None:
+        """The whole payload of a command when ``piece`` was its last."""
+        joiner = self._joining.get(name)
+        if joiner is None:
+            if not more:
+                return piece
+            joiner = self._joining[name] = batches.Joiner()
+        return joiner.add(piece, more)
 
     async def _handle_all(self) -> None:
         try:

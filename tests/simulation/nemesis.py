@@ -406,7 +406,7 @@ class Nemesis:
             world.listed = [node.name for node in world.nodes]
         for node in world.nodes:
             node.off = node.nearly_full = False
-            node.newest_journal()
+            node.journal_in_force()
             if node.machine.stage is not None:
                 node.machine.stage.kill_at = ""
         for daemon in (*world.conductors, *world.nodes):

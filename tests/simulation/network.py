@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from math import inf
+from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509

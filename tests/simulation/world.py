@@ -238,10 +238,15 @@ class Node:
         self.world.journals_changed.add(self.name)
         return True
 
-    def newest_journal(self) -> None:
-        if self.drive.connection is not self.journals[-1]:
+    def journal_in_force(self) -> None:
+        """The journal that the conductor goes by is put back: an older one is refused, for good reason. Of one that it
+        never knew it cannot tell that it is older."""
+        row = self.world.store.execute("SELECT journal FROM players WHERE name = ?", (self.name,)).fetchone()
+        known = row is not None and row[0] in self.journal_names
+        right = self.journals[self.journal_names.index(row[0])] if known else self.journals[-1]
+        if self.drive.connection is not right:
             self.kill()
-            self.drive.connection = self.journals[-1]
+            self.drive.connection = right
 
     def committed(self, seq: int) -> JournalEntry | None:
         """What the journal's disk says of a run."""

@@ -24,6 +24,18 @@ CREATE TABLE catalogues (
     body   BLOB NOT NULL                -- msgpack of model.Catalogue
 ) STRICT;
 
+-- What is not to be handed out: everything (name ''), a host, or a score. A handful of rows, read at every claim.
+CREATE TABLE holds (
+    kind      TEXT NOT NULL,                -- model.Held
+    name      TEXT NOT NULL,
+    reason    TEXT NOT NULL,
+    at        INTEGER NOT NULL,
+    owner     TEXT NOT NULL,
+    uid       INTEGER NOT NULL,
+    login_uid INTEGER,
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+
 -- A row is never deleted and an id never used again: next_seq is a promise to the player's journal.
 CREATE TABLE players (
     player_id   INTEGER PRIMARY KEY,
@@ -86,6 +98,20 @@ CREATE INDEX jobs_by_owner ON jobs (owner, job_id);
 CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE ended_at IS NULL;
 CREATE INDEX jobs_given_up ON jobs (give_up_at) WHERE ended_at IS NULL;
 
+CREATE INDEX jobs_ended ON jobs (ended_at) WHERE ended_at IS NOT NULL;
+
+-- Jobs whose row was pruned, and of which other rows are left.
+CREATE TABLE pruning (
+    job_id INTEGER PRIMARY KEY
+) STRICT;
+
+-- Job ids that were passed over when this store was put back from a backup: somebody may have been told of them.
+CREATE TABLE skipped (
+    first   INTEGER PRIMARY KEY,
+    last    INTEGER NOT NULL,
+    at      INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE job_params (
     job_id INTEGER PRIMARY KEY,
     body   BLOB NOT NULL                    -- JSON object
@@ -101,6 +127,7 @@ CREATE TABLE request_keys (
     drop_at     INTEGER,
     PRIMARY KEY (owner, request_key)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX request_keys_dropped ON request_keys (drop_at) WHERE drop_at IS NOT NULL;
 
 -- rank is minus the priority: what comes first is smallest. player_id is NULL while a one-of has no player; seq is 0
 -- unless a player has the task or had it to the end. A statement that wants one task writes state+0 so that no

@@ -1,0 +1,1 @@
+"""How fast it is, shown: emulated players, the cases of ``orchestra bench``, their floors, table and picture."""
