@@ -298,9 +298,9 @@ def _losses(world: World, tasks: Iterable[Task], results: Iterable[Result]) -> I
             yield f"{one.player} said lost, and nothing had happened to it: job {one.job}/{one.n} attempt {one.attempt}, {one.report.reason}"
     for task in tasks:
         said = told.get((task.job, task.n, task.attempt))
-        if task.state is State.LOST and not (said is not None and said.told is Told.LOST):
-            if not _lost_for_a_reason(world, task):
-                yield f"nothing explains why it is lost: {task}"
+        was_told = said is not None and said.told is Told.LOST
+        if task.state is State.LOST and not was_told and not _lost_for_a_reason(world, task):
+            yield f"nothing explains why it is lost: {task}"
 
 
 def _excused(world: World, said: Result) -> bool:

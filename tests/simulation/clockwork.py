@@ -21,9 +21,9 @@ class Killed(BaseException):
 class QuickClock(Clock):
     """Twisted's clock, kept in order as calls come instead of being sorted for each of them."""
 
-    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> DelayedCall:
-        due = self.rightNow + delay
-        call = DelayedCall(due, callable, args, kw, self.calls.remove, lambda _: self.in_order(), self.seconds)
+    def callLater(self, when: float, what: Callable[..., Any], *args: Any, **kw: Any) -> DelayedCall:
+        due = self.rightNow + when
+        call = DelayedCall(due, what, args, kw, self.calls.remove, lambda _: self.in_order(), self.seconds)
         insort(self.calls, call, key=DelayedCall.getTime)
         return call
 
