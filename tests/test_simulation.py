@@ -25,6 +25,7 @@ STEPS = {
     "one_of_moved_on_a_time_out": ("kill_player", "submit"),
     "removal_forgets_maybe_ran": ("lost_and_then",),
     "requeue_on_disconnect": ("cut", "submit"),
+    "restore_forgets_maybe_ran": ("restored_in_doubt",),
     "result_matched_without_attempt": ("kill_conductor_at_save", "submit"),
     "retired_journal_accepted": ("journal_lost", "old_journal"),
     "seq_before_recheck": ("submit",),

@@ -11,7 +11,7 @@ import msgspec
 
 from orchestra.core import worklist
 from orchestra.model import MOVES, Report, Scope, State, Told
-from orchestra.store import moves, sweeps
+from orchestra.store import moves, restore, sweeps
 from simulation.machine import Start
 from simulation.world import World
 
@@ -92,21 +92,14 @@ def _busy(player: Any) -> bool:
     return mind is None or bool(mind.entries)
 
 
-class Excuses:
-    """What a store that was put back silently takes away. The docs say so: jobs accepted after the copy are gone, and
-    one-of work that was not over in the copy, and what waited there, may run again or be called unstarted."""
-
-    def __init__(self, world: World) -> None:
-        self.rolled_back = world.happened("rollback")
-        self.world = world
-
-    def task(self, token: str) -> bool:
-        return self.rolled_back
+def beyond(world: World) -> bool:
+    """Whether what happened is outside of what is promised about starts: a store that was put back and nobody said so,
+    or one that was restored where a journal was lost as well."""
+    return world.happened("rollback") or (world.happened("restore") and world.happened("journal"))
 
 
 def check(world: World) -> None:
     """Assert everything."""
-    excuses = Excuses(world)
     tasks, results = tasks_of(world), results_of(world)
     for problems in (
         _endings(world, tasks),
@@ -117,8 +110,8 @@ def check(world: World) -> None:
         _leftovers(world),
         _losses(world, tasks, results),
         _fleet(world),
-        () if excuses.rolled_back else _starts(world, tasks, results),
-        () if excuses.rolled_back else _candidates(world, tasks, results),
+        () if beyond(world) else _starts(world, tasks, results),
+        () if beyond(world) else _candidates(world, tasks, results),
     ):
         for problem in problems:
             world.violate(problem)
@@ -156,6 +149,9 @@ def _receipts(world: World, tasks: Iterable[Task]) -> Iterator[str]:
     by_job: dict[int, list[Task]] = {}
     for task in tasks:
         by_job.setdefault(task.job, []).append(task)
+    for job, token in world.kept.items():
+        if not any(task.token == token for task in by_job.get(job, ())):
+            yield f"job {job} ({token}) was in the copy of the store that was put back, and is not there"
     for one in world.submissions:
         now = [job for job, _, era in one.jobs if era == world.era]
         if world.era and not now:
@@ -235,9 +231,12 @@ def _leftovers(world: World) -> Iterator[str]:
 def _starts(world: World, tasks: Iterable[Task], results: Iterable[Result]) -> Iterator[str]:
     starts: dict[tuple[str, int], list[Start]] = {}
     for start in world.starts:
-        starts.setdefault((start.token, start.task), []).append(start)
+        if start.token not in world.outside:
+            starts.setdefault((start.token, start.task), []).append(start)
     told = {(one.job, one.n, one.attempt): one for one in results}
     for task in tasks:
+        if task.token in world.outside:
+            continue
         mine = starts.pop((task.token, task.n), [])
         yield from _started_once(task, mine)
         yield from _outcome_is_true(task, mine)
@@ -307,7 +306,7 @@ def _excused(world: World, said: Result) -> bool:
     """Whether the player could not know better."""
     reason = said.report.reason
     if reason == worklist.FORGOTTEN:
-        return world.happened("rollback")
+        return _put_back(world)
     if reason == worklist.REBOOTED_RUNNING:
         return world.happened("power", said.player)
     return world.happened("stage", said.player) or world.happened("power", said.player)
@@ -319,7 +318,9 @@ def _lost_for_a_reason(world: World, task: Task) -> bool:
     if task.reason.startswith(("the player came back with a new journal",)):
         return world.happened("journal", task.player or "")
     if task.reason.startswith("the conductor's store had been put back"):
-        return world.happened("rollback")
+        return _put_back(world)
+    if task.reason == restore.REASON:
+        return world.happened("restore")
     if task.reason == sweeps.GIVEN_UP:
         return task.give_up_at is not None and latest >= task.give_up_at
     if task.reason == sweeps.REMOVED_RUNNING:
@@ -330,7 +331,11 @@ def _lost_for_a_reason(world: World, task: Task) -> bool:
 
 
 def _may_have_run(world: World, task: Task) -> bool:
-    return world.happened("stage") or world.happened("power") or world.happened("rollback")
+    return world.happened("stage") or world.happened("power") or _put_back(world)
+
+
+def _put_back(world: World) -> bool:
+    return world.happened("rollback") or world.happened("restore")
 
 
 # ---- the fleet

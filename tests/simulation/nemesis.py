@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Final
 
 from orchestra.model import Ask, Scope
+from orchestra.store import restore
 from simulation.network import Network
 from simulation.world import SCORES, Host, Node, Submission, World
 
@@ -67,6 +68,8 @@ class Nemesis:
             (self.old_journal, 0.6),
             (self.copy_store, 0.7),
             (self.put_store_back, 0.4),
+            (self.restore, 0.4),
+            (self.restored_in_doubt, 0.5),
             (self.clock, 1),
             (self.disk_full, 1.5),
             (self.disk_nearly_full, 1),
@@ -318,6 +321,37 @@ class Nemesis:
         if self.world.copies:
             self.world.fact("rollback", "store")
             self.world.put_back(self.random.choice(self.world.copies), None)
+
+    def restore(self) -> None:
+        """An older copy of the store is put in its place, as ``orchestra restore`` does it."""
+        if self.world.copies:
+            self.world.fact("restore", "store")
+            now = self.world.wall("store")
+            mend = lambda store, last: restore._forget(store, last, now)  # noqa: E731
+            self.world.put_back(self.random.choice(self.world.copies), mend)
+
+    def restored_in_doubt(self) -> None:
+        """Work that waits in a backup is done after it; then the backup is restored, and the work is cancelled."""
+        node = self._node()
+        node.nearly_full = True
+        for end in self.network.ends:
+            if end.process is node.process and end.open:
+                end.expect("gone")
+        self.world.timeline.run_for(self.random.uniform(0.5, 3))
+        submission = self._submit(self.random.choice(("once", "again")), [node.name], lasts=0.3)
+        self.world.timeline.run_for(0.05)
+        self.copy_store()
+        node.nearly_full = False
+        node.kill()
+        node.start()
+        self.world.timeline.run_for(self.random.uniform(1, 8))
+        if submission is not None:
+            node.kill()
+            self.restore()
+            self.world.timeline.run_for(self.random.uniform(0.3, 3))
+            host = self._host()
+            if host is not None:
+                self.world.cancel(host, submission, ())
 
     def clock(self) -> None:
         """A wall clock jumps."""

@@ -20,7 +20,7 @@ from orchestra.conductor.door import Door
 from orchestra.core.worklist import Worklist
 from orchestra.model import Move, State
 from orchestra.player.service import Player
-from orchestra.store import claims, moves, players, reports, statements, submits, sweeps
+from orchestra.store import claims, moves, players, reports, restore, statements, submits, sweeps
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Swept
 from simulation.machine import Stage
@@ -144,7 +144,7 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
         ),
     ),
     "no_epoch_check_and_no_seq_fence": (
-        Edit(claims, "_claim_for", "row is None or row[1:] != (ask.epoch, ask.owner)", "row is None"),
+        Edit(claims, "_claim_for", "row is None or row[1:3] != (ask.epoch, ask.owner)", "row is None"),
         Edit(Worklist, "perform", "if [run.seq for run in fresh] != ", "if False and [] != "),
     ),
     "seq_before_recheck": (
@@ -225,6 +225,9 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
             "moves.move(ledger, task, Move(State.CANCELLED, False, task.losses), NOBODY_LEFT)",
             {"Move": Move},
         ),
+    ),
+    "restore_forgets_maybe_ran": (
+        Edit(restore, "_doubt", "UPDATE tasks SET maybe_ran = 1 WHERE", "UPDATE tasks SET maybe_ran = maybe_ran WHERE"),
     ),
     "adoption_by_pid_alone": (Switch(Stage, "BY_MARK", False),),
 }

@@ -334,6 +334,8 @@ class World:
         self.store = disks.store()
         self.era = 0  # how often the store was put back
         self.copies: list[bytes] = []
+        self.kept: dict[int, str] = {}  # jobs that were in the copy that was put back last, and their tokens
+        self.outside: set[str] = set()  # tokens of requests that a copy did not know: nothing is promised of them
         self.facts: list[tuple[float, str, str]] = []  # (when, what, where): faults that may excuse a loss
         self.journals_changed: set[str] = set()
         self.widest: dict[str, int] = {"least": EPOCH, "most": EPOCH}  # what the store's clock has ever said
@@ -436,14 +438,18 @@ class World:
                 host.process.enter(host.dispatch.claim_for, sessions)
         self.timeline.later(1.0, self.poll)
 
-    def put_back(self, copy: bytes, mend: Callable[[Connection], object] | None) -> None:
-        """The store is an older copy from now on; ``mend`` is what a restore does to it, None if nobody says a word."""
+    def put_back(self, copy: bytes, mend: Callable[[Connection, int], object] | None) -> None:
+        """The store is an older copy from now on. ``mend`` is what a restore does to it, given the last job of the store
+        that was there; None if nobody says a word."""
         for host in self.conductors:
             host.kill()
+        [last] = self.store.execute("SELECT coalesce(max(job_id), 0) FROM jobs").fetchone()
         self.store = disks.store(copy)
-        if mend is not None:
-            mend(self.store)
         self.era += 1
+        self.kept = dict(self.store.execute("SELECT job_id, body ->> 'token' FROM job_params").fetchall())
+        self.outside |= {one.token for one in self.submissions} - set(self.kept.values())
+        if mend is not None:
+            mend(self.store, last)
 
     # ---- the audience
 
@@ -472,9 +478,9 @@ class World:
 
     def cancel(self, host: Host, submission: Submission, names: Sequence[str]) -> None:
         """Cancel what was submitted."""
-        if not submission.jobs or submission.jobs[-1][2] != self.era:
+        job, era = self._known(submission), self.era
+        if job is None:
             return
-        job, era = submission.jobs[-1][0], self.era
 
         def done(_: Any) -> None:
             if era == self.era and submission.ask.scope is Scope.ONE:
@@ -486,11 +492,18 @@ class World:
 
     def look(self, host: Host, submission: Submission) -> None:
         """Read how a job stands, and remember what was said."""
-        if not submission.jobs or submission.jobs[-1][2] != self.era:
+        job, era = self._known(submission), self.era
+        if job is None:
             return
-        job, era = submission.jobs[-1][0], self.era
         self._at(host, lambda: host.desk.tasks(job)).addCallbacks(self._saw, self._refused, (era, job))
         self._at(host, lambda: host.desk.events(job)).addCallbacks(self._heard, self._refused, (era, job))
+
+    def _known(self, submission: Submission) -> int | None:
+        """The job that a request has made, unless a store that was put back does not know it."""
+        if not submission.jobs:
+            return None
+        job, _, era = submission.jobs[-1]
+        return job if era == self.era or self.kept.get(job) == submission.token else None
 
     def _saw(self, views: Any, era: int, job: int) -> None:
         for view in views:
