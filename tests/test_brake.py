@@ -174,6 +174,32 @@ def test_one_of_work_goes_to_who_may_still_run_its_score(theatre: Theatre, orche
     open_gate(theatre, "narrow")
 
 
+def test_the_brake_works_on_a_disk_with_hardly_any_room(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command
+) -> None:
+    """Nothing new is accepted there; holds, cancels and outcomes are. The disk is as it is, but more is kept free."""
+    running = submit(orchestra, "gated", "a", gate="never")
+    until_running(theatre, running)
+    waiting = submit(orchestra, "uptime", "c")
+    conf = theatre.home / "conductor.conf"
+    before = conf.read_text()
+    conf.write_text(f"{before}reserve = 100000000G\n")
+    try:
+        assert command("orchestra", "reload").returncode == 0
+        refused = command("submitjob", "uptime", "a")
+        assert (refused.returncode, refused.stdout) == (75, "")
+        assert "MB free" in refused.stderr
+        assert command("orchestra", "hold", "--reason", "full").returncode == 0
+        assert command("orchestra", "cancel", waiting).stdout == f"job {waiting}: 1 cancelled\n"
+        assert command("orchestra", "cancel", "--host", "a", "--yes").stdout == "1 being cancelled\n"
+        assert orchestra.wait(running, timeout=20).counts == {"killed": 1}
+        assert command("orchestra", "release").stdout == "released: everything\n"
+    finally:
+        conf.write_text(before)
+        assert command("orchestra", "reload").returncode == 0
+    assert orchestra.wait(submit(orchestra, "uptime", "a"), timeout=20).verdict == "ok"
+
+
 # ---- cancels of many
 
 

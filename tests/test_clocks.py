@@ -1,7 +1,5 @@
 """Wall clocks that jump by hours, in either direction: nothing freezes, and nothing expires that should not."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,20 +96,10 @@ def prepare(theatre: Theatre) -> None:
     place = theatre.home / "clock"
     place.mkdir()
     (place / "sitecustomize.py").write_text(SET_BY_FILE.format(file=str(place / "ahead")))
-    os.environ["PYTHONPATH"] = str(place)
+    theatre.environment["PYTHONPATH"] = str(place)
     gate = f"#!/bin/sh\nwhile [ ! -e {theatre.home}/gate ]; do sleep 0.05; done\n"
     theatre.add_score("gated", gate, "timeout = 300s\nconcurrency = 4\n")
     theatre.add_score("late", "#!/bin/sh\nexec sleep 600\n", "timeout = 1s\n")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def as_it_was() -> Iterator[None]:
-    """Other tests have other clocks."""
-    before = os.environ.get("PYTHONPATH")
-    yield
-    os.environ.pop("PYTHONPATH", None)
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
 
 
 def jump(theatre: Theatre, hours: int) -> None:
