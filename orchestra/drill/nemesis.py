@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from orchestra.drill.evidence import StageKill
 from orchestra.drill.plan import CONDUCTOR, Fault
 from orchestra.drill.proxy import Gate, Mode
+from orchestra.drill.renewal import ask_to_upgrade
 from orchestra.errors import OrchestraError
 
 SEVER_AFTER: Final = 0.7  # seconds for which a line that is to go stale gathers what is under way
@@ -135,7 +136,7 @@ class Nemesis:
         if fault.part.endswith("disk"):
             return self._fill(victim)
         if fault.part == "stage":
-            return self._kill_stage(victim) if verb == "kill" else self._pause(self._house.stages_of(victim))
+            return self._trouble_stage(verb, victim)
         if not self._house.is_up(victim):
             return None
         match verb:
@@ -149,23 +150,32 @@ class Nemesis:
             case _:
                 return self._second(victim)
 
+    def _trouble_stage(self, verb: str, player: str) -> Callable[[], None] | None:
+        stages = self._house.stages_of(player)
+        if not stages:
+            return None
+        if verb == "pause":
+            return self._pause(stages)
+        if verb == "kill":
+            self._kill_stage(player)
+        else:
+            ask_to_upgrade(self._house.home / "run" / f"{player}.stage")
+        return _nothing
+
     def _end(self, victim: str, end: Callable[[str], None]) -> Callable[[], None]:
         self._down.add(victim)
         end(victim)
         return lambda: self._down.discard(victim)  # the same turn starts it
 
-    def _kill_stage(self, player: str) -> Callable[[], None] | None:
-        if not self._house.stages_of(player):
-            return None
+    def _kill_stage(self, player: str) -> None:
         self.stage_kills.append(StageKill(f"{player}.{self._domain}", time.time_ns() // 1_000_000))
         self._house.kill_stage(player)
-        return _nothing
 
-    def _pause(self, pids: list[int]) -> Callable[[], None] | None:
+    def _pause(self, pids: list[int]) -> Callable[[], None]:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
             self._stopped.add(pid)
-        return (lambda: self._go_on(pids)) if pids else None
+        return lambda: self._go_on(pids)
 
     def _go_on(self, pids: Sequence[int]) -> None:
         for pid in pids:
