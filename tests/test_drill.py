@@ -197,7 +197,7 @@ def test_meddling_is_found(place: Path) -> None:
     assert violated(json.loads(done.stdout)) >= {
         "every task has exactly one outcome",
         "an attempt is started at most once",
-        "no daemon ends by itself",
+        "daemons end when they are told to, and only then",
         "nothing is left behind",
     }
     assert f"The logs and stores are in {running.home}." in done.stderr

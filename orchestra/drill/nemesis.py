@@ -19,6 +19,7 @@ from orchestra.drill.renewal import ask_to_upgrade
 from orchestra.errors import OrchestraError
 
 SEVER_AFTER: Final = 0.7  # seconds for which a line that is to go stale gathers what is under way
+LATER: Final = 0.2  # seconds by which a fault waits for another one of its victim
 AGAIN: Final = 0.5  # seconds between attempts to start a daemon that does not start
 TAIL: Final = 1500
 
@@ -79,6 +80,7 @@ class Nemesis:
         self._ahead: list[tuple[float, int, Callable[[], None]]] = []
         self._resting = False
         self._down: set[str] = set()  # ended by us, and not to be started yet
+        self._suffering: set[tuple[str, str]] = set()  # parts and victims that have a fault now
         self._stopped: set[int] = set()  # under SIGSTOP
         self._full: dict[str, float] = {}  # disks, and until when their daemons may fail for that
         self._next_try: dict[str, float] = {}
@@ -106,6 +108,7 @@ class Nemesis:
     def heal(self) -> None:
         """End every fault, whatever the plan says. Daemons that are down are started by the next turns."""
         self._ahead.clear()
+        self._suffering.clear()
         self._down.clear()
         self._go_on(list(self._stopped))
         for gate in self._gates.values():
@@ -122,11 +125,20 @@ class Nemesis:
     # ---- faults
 
     def _befall(self, fault: Fault) -> None:
-        begin = self._begin(fault)
-        if begin is None:
+        who = fault.part, fault.victim
+        if who in self._suffering:  # we are late, because a daemon took its time, and so is the end of that
+            self._at(time.monotonic() + LATER, partial(self._befall, fault))
+            return
+        heal = self._begin(fault)
+        if heal is None:
             return  # its victim is down already
         self.injected[fault.kind] += 1
-        self._at(time.monotonic() + fault.lasts, begin)
+        self._suffering.add(who)
+        self._at(time.monotonic() + fault.lasts, partial(self._over, who, heal))
+
+    def _over(self, who: tuple[str, str], heal: Callable[[], None]) -> None:
+        heal()
+        self._suffering.discard(who)
 
     def _begin(self, fault: Fault) -> Callable[[], None] | None:
         """Let it happen; what heals it, or None if it could not happen."""
@@ -164,7 +176,11 @@ class Nemesis:
 
     def _end(self, victim: str, end: Callable[[str], None]) -> Callable[[], None]:
         self._down.add(victim)
-        end(victim)
+        try:
+            end(victim)
+        except OrchestraError as problem:
+            self.own_ends.append(f"{victim} did not end when it was told to: {problem.sentence[-TAIL:]}")
+            self._house.kill(victim)
         return lambda: self._down.discard(victim)  # the same turn starts it
 
     def _kill_stage(self, player: str) -> None:
