@@ -99,10 +99,26 @@ def test_a_drill_keeps_every_promise_and_leaves_nothing(
     assert left_in(place) == []
 
 
-def test_the_certificate_is_for_people_too(drill: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
+def test_the_certificate_is_for_people_too(
+    drill: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
     """Faults by kind, work, outcomes, each promise with its count, and the last line says it all."""
-    done = drill("--seconds", 2, "--seed", 5, "--players", 1, "--only", "cut line", "--only", "kill player")
+    done = drill(
+        "--seconds",
+        2,
+        "--seed",
+        5,
+        "--players",
+        1,
+        "--only",
+        "cut line",
+        "--only",
+        "kill player",
+        "--json",
+        tmp_path / "c",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "c").read_text())["seed"] == 5
     assert "drill with seed 5" in done.stdout
     assert "a conductor and 1 players" in done.stdout
     assert all(promise in done.stdout for promise in PROMISES)
@@ -132,6 +148,16 @@ def test_full_disks_harm_nobody(drill: Callable[..., "subprocess.CompletedProces
     assert list(place.iterdir()) == []
 
 
+def test_a_certificate_that_cannot_be_written_is_said_before_the_drill(
+    drill: Callable[..., "subprocess.CompletedProcess[str]"], place: Path
+) -> None:
+    """Not after an hour of it."""
+    done = drill("--json", place / "nowhere" / "certificate")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == f"orchestra: {place}/nowhere/certificate: No such file or directory\n"
+    assert list(place.iterdir()) == []
+
+
 def test_a_fault_that_does_not_exist_is_a_usage_error(drill: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
     """And the ones that do are named."""
     done = drill("--only", "earthquake")
@@ -151,9 +177,9 @@ def test_an_interrupted_drill_leaves_nothing(place: Path, number: int) -> None:
     assert list(place.iterdir()) == []
 
 
-def test_meddling_with_ledger_and_store_is_found(place: Path) -> None:
-    """An outcome that is changed behind the conductor's back, and a start too many: exit status 1, told in full, and
-    the directory is left to be looked at."""
+def test_meddling_is_found(place: Path) -> None:
+    """An outcome that is changed behind the conductor's back, a start too many, a daemon that dies though nobody was to
+    kill it, a file that stays: exit status 1, all of it named, and the directory is left to be looked at."""
     running = Drill(place, "--seconds", 5, "--seed", 1, "--only", "full disk player", "--json", "-")
     ledger = running.until_it_has_run(30)
     with open(ledger, "a") as file:
@@ -164,10 +190,16 @@ def test_meddling_with_ledger_and_store_is_found(place: Path) -> None:
             "UPDATE tasks SET state = 4 WHERE (job_id, n) = (SELECT job_id, n FROM tasks WHERE state = 3 LIMIT 1)"
         )
         assert changed.rowcount == 1
+    os.kill(int((running.home / "run" / "b.pid").read_text()), signal.SIGKILL)
+    (running.home / "tmp" / "forgotten").touch()
     done = running.ended()
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr
-    certificate = json.loads(done.stdout)
-    assert {"every task has exactly one outcome", "an attempt is started at most once"} <= violated(certificate)
+    assert violated(json.loads(done.stdout)) >= {
+        "every task has exactly one outcome",
+        "an attempt is started at most once",
+        "daemons end when they are told to, and only then",
+        "nothing is left behind",
+    }
     assert f"The logs and stores are in {running.home}." in done.stderr
     for file in ("log/conductor.log", "conductor/state/store.sqlite", "a/state/journal.sqlite"):
         assert (running.home / file).is_file()  # also what was on a disk of memory

@@ -489,7 +489,7 @@ BAD: dict[str, tuple[Evidence, str, str]] = {
     "a run is alive at the end": (evidence(seen(), WHOLE, remains=Remains(runs=("7",))), "left behind", "runs were"),
     "a process is left": (evidence(seen(), WHOLE, remains=Remains(processes=("7",))), "left behind", "processes were"),
     "a file is left": (evidence(seen(), WHOLE, remains=Remains(files=("f",))), "left behind", "files were"),
-    "a daemon dies": (evidence(seen(), WHOLE, remains=Remains(own_ends=("died",))), "no daemon ends", "died"),
+    "a daemon dies": (evidence(seen(), WHOLE, remains=Remains(own_ends=("died",))), "daemons end when", "died"),
     "descriptors leak": (evidence(seen(), WHOLE, remains=grown(descriptors=40)), "keep their size", "40 descriptors"),
     "memory leaks": (evidence(seen(), WHOLE, remains=grown(rss=99_000)), "keep their size", "to 99000 kB"),
 }

@@ -75,6 +75,7 @@ def drill(
     for kind in only:
         if kind not in KINDS:
             raise UsageError(problem=f"there is no fault '{kind}'; there are: {', '.join(KINDS)}")
+    json_to = None if json_file in (None, "-") else _writable(str(json_file))
     chosen = random.randint(1, MOST_SEED) if seed is None else seed
     tell = _teller()
     try:
@@ -85,9 +86,19 @@ def drill(
         say(msgspec.json.encode(certificate).decode())
     else:
         say(text(certificate))
-    if json_file not in (None, "-"):
-        Path(json_file).write_bytes(msgspec.json.format(msgspec.json.encode(certificate)))
+    if json_to is not None:
+        json_to.write_bytes(msgspec.json.format(msgspec.json.encode(certificate)))
     return 1 if certificate.violations else 0
+
+
+def _writable(name: str) -> Path:
+    """A file that can be written, which is better known before the drill than after it."""
+    path = Path(name)
+    try:
+        path.touch()
+    except OSError as problem:
+        raise FileProblem(file=name, problem=os.strerror(problem.errno or 0)) from None
+    return path
 
 
 def rehearse(

@@ -419,7 +419,7 @@ PROMISES: Final[dict[str, Callable[[Case, Tally], None]]] = {
     "who asks for what can be done gets a proper answer": _askers_are_answered,
     "there was work on every player": _work_was_done,
     "nothing is left behind": _nothing_left,
-    "no daemon ends by itself": _daemons_live,
+    "daemons end when they are told to, and only then": _daemons_live,
     "daemons keep their size": _daemons_stay_small,
 }
 """Each promise, in a user's words, and what looks after it."""

@@ -15,9 +15,11 @@ from typing import Final, Protocol
 from orchestra.drill.evidence import StageKill
 from orchestra.drill.plan import CONDUCTOR, Fault
 from orchestra.drill.proxy import Gate, Mode
+from orchestra.drill.renewal import ask_to_upgrade
 from orchestra.errors import OrchestraError
 
 SEVER_AFTER: Final = 0.7  # seconds for which a line that is to go stale gathers what is under way
+LATER: Final = 0.2  # seconds by which a fault waits for another one of its victim
 AGAIN: Final = 0.5  # seconds between attempts to start a daemon that does not start
 TAIL: Final = 1500
 
@@ -78,6 +80,7 @@ class Nemesis:
         self._ahead: list[tuple[float, int, Callable[[], None]]] = []
         self._resting = False
         self._down: set[str] = set()  # ended by us, and not to be started yet
+        self._suffering: set[tuple[str, str]] = set()  # parts and victims that have a fault now
         self._stopped: set[int] = set()  # under SIGSTOP
         self._full: dict[str, float] = {}  # disks, and until when their daemons may fail for that
         self._next_try: dict[str, float] = {}
@@ -105,6 +108,7 @@ class Nemesis:
     def heal(self) -> None:
         """End every fault, whatever the plan says. Daemons that are down are started by the next turns."""
         self._ahead.clear()
+        self._suffering.clear()
         self._down.clear()
         self._go_on(list(self._stopped))
         for gate in self._gates.values():
@@ -121,11 +125,20 @@ class Nemesis:
     # ---- faults
 
     def _befall(self, fault: Fault) -> None:
-        begin = self._begin(fault)
-        if begin is None:
+        who = fault.part, fault.victim
+        if who in self._suffering:  # we are late, because a daemon took its time, and so is the end of that
+            self._at(time.monotonic() + LATER, partial(self._befall, fault))
+            return
+        heal = self._begin(fault)
+        if heal is None:
             return  # its victim is down already
         self.injected[fault.kind] += 1
-        self._at(time.monotonic() + fault.lasts, begin)
+        self._suffering.add(who)
+        self._at(time.monotonic() + fault.lasts, partial(self._over, who, heal))
+
+    def _over(self, who: tuple[str, str], heal: Callable[[], None]) -> None:
+        heal()
+        self._suffering.discard(who)
 
     def _begin(self, fault: Fault) -> Callable[[], None] | None:
         """Let it happen; what heals it, or None if it could not happen."""
@@ -135,7 +148,7 @@ class Nemesis:
         if fault.part.endswith("disk"):
             return self._fill(victim)
         if fault.part == "stage":
-            return self._kill_stage(victim) if verb == "kill" else self._pause(self._house.stages_of(victim))
+            return self._trouble_stage(verb, victim)
         if not self._house.is_up(victim):
             return None
         match verb:
@@ -149,23 +162,36 @@ class Nemesis:
             case _:
                 return self._second(victim)
 
-    def _end(self, victim: str, end: Callable[[str], None]) -> Callable[[], None]:
-        self._down.add(victim)
-        end(victim)
-        return lambda: self._down.discard(victim)  # the same turn starts it
-
-    def _kill_stage(self, player: str) -> Callable[[], None] | None:
-        if not self._house.stages_of(player):
+    def _trouble_stage(self, verb: str, player: str) -> Callable[[], None] | None:
+        stages = self._house.stages_of(player)
+        if not stages:
             return None
-        self.stage_kills.append(StageKill(f"{player}.{self._domain}", time.time_ns() // 1_000_000))
-        self._house.kill_stage(player)
+        if verb == "pause":
+            return self._pause(stages)
+        if verb == "kill":
+            self._kill_stage(player)
+        else:
+            ask_to_upgrade(self._house.home / "run" / f"{player}.stage")
         return _nothing
 
-    def _pause(self, pids: list[int]) -> Callable[[], None] | None:
+    def _end(self, victim: str, end: Callable[[str], None]) -> Callable[[], None]:
+        self._down.add(victim)
+        try:
+            end(victim)
+        except OrchestraError as problem:
+            self.own_ends.append(f"{victim} did not end when it was told to: {problem.sentence[-TAIL:]}")
+            self._house.kill(victim)
+        return lambda: self._down.discard(victim)  # the same turn starts it
+
+    def _kill_stage(self, player: str) -> None:
+        self.stage_kills.append(StageKill(f"{player}.{self._domain}", time.time_ns() // 1_000_000))
+        self._house.kill_stage(player)
+
+    def _pause(self, pids: list[int]) -> Callable[[], None]:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
             self._stopped.add(pid)
-        return (lambda: self._go_on(pids)) if pids else None
+        return lambda: self._go_on(pids)
 
     def _go_on(self, pids: Sequence[int]) -> None:
         for pid in pids:

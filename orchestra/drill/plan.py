@@ -40,6 +40,7 @@ KINDS: Final = {
         Kind(name="pause conductor", part="conductor", least=0.5, most=5.0),
         Kind(name="pause player", part="player", least=0.5, most=6.0),
         Kind(name="pause stage", part="stage", least=0.5, most=4.0),
+        Kind(name="upgrade stage", part="stage", least=0.1, most=0.1),
         Kind(name="hang up conductor", part="conductor", least=0.1, most=0.1),
         Kind(name="hang up player", part="player", least=0.1, most=0.1),
         Kind(name="second player", part="player", least=0.1, most=0.1),
