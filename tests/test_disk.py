@@ -87,6 +87,19 @@ def test_a_disk_that_ran_low_recovers_by_a_margin(tmp_path: Path, monkeypatch: p
     assert str(tmp_path) in reserve.trouble
 
 
+def test_another_reserve_is_gone_by_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The margin is for a disk that fills and empties; whoever asks for less, or for more, means it. The same again is
+    no reason to forget the margin."""
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 0, 0, 850, 0, 0, 0, 0, 0)))
+    reserve = Reserve(str(tmp_path), 100)
+    seen = [(reserve.demand(least), reserve.low) for least in (851, 850, 900, 800, 800)]
+    assert seen == [(True, True), (True, False), (True, True), (True, False), (False, False)]
+    assert not reserve.trouble
+    reserve.demand(900)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 0, 0, 950, 0, 0, 0, 0, 0)))
+    assert not reserve.demand(900) and reserve.low
+
+
 def test_a_disk_that_cannot_be_asked_is_low() -> None:
     """Whatever is the matter with it."""
     reserve = Reserve("/no/such/place", 1)
