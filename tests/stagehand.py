@@ -182,6 +182,22 @@ def alive(pid: int) -> bool:
         return False
 
 
+def stranger(pid: int) -> "subprocess.Popen[bytes]":
+    """A process that has nothing to do with us and bears this number, which somebody bore before, or still does; skips
+    the test where nobody may choose it."""
+    for _ in range(2000):
+        try:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        except OSError:
+            pytest.skip("this test chooses the number of a process, and may not do that here")
+        found = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True)
+        if found.pid == pid:
+            return found
+        found.kill()
+        found.wait()
+    raise TimeoutError(f"nobody gets the number {pid}")
+
+
 def end(pid: int) -> None:
     """Kill a process that a test has left behind."""
     try:
