@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import log_of, until_logged
 from outside import OutsideOrchestra
+from stagehand import alive
 
 from orchestra.audience.client import Ask, Scope
 from orchestra.cli.theatre import Theatre, wait_until
 from orchestra.errors import NoConductor, OrchestraError, Unanswered
+from orchestra.player import sweep
 
 JOBS = 200
 STAGE_SLOTS = 4
@@ -198,6 +200,35 @@ def test_a_score_that_is_not_idempotent_does_not_run_again(theatre: Theatre, orc
     [task] = list(orchestra.tasks(job))
     assert "stage" in task.reason
     assert starts(theatre, job) == 1
+
+
+def test_a_player_that_is_killed_with_its_stage_loses_only_what_was_running(
+    theatre: Theatre, orchestra: OutsideOrchestra
+) -> None:
+    """Nobody is left who knew of the run: it is found by its mark, ended, and only then lost. What had ended is told."""
+    done = accepted(orchestra, Ask(score="ledger", targets=("b",), scope=Scope.ALL, params={"seconds": "0"}))
+    assert orchestra.wait(done, timeout=30).verdict == "ok"
+    job = accepted(orchestra, Ask(score="ledger", targets=("b",), scope=Scope.ALL, params={"seconds": "600"}))
+    until_started(theatre, job)
+    [run] = [one for one in sweep.scan() if f"ORCHESTRA_JOB={job}" in environment(one.pid, theatre)]
+    theatre.kill("b")
+    theatre.kill_stage("b")
+    assert alive(run.pid)
+    theatre.start_player("b")
+    assert orchestra.wait(job, timeout=30).counts == {"lost": 1}
+    assert not alive(run.pid)
+    assert (starts(theatre, job), ends(theatre, job)) == (1, 0)
+    again = accepted(orchestra, Ask(score="ledger", targets=("b",), scope=Scope.ALL))
+    assert orchestra.wait(again, timeout=30).verdict == "ok"
+
+
+def environment(pid: int, theatre: Theatre) -> list[str]:
+    """What a score of this theatre was started with; nothing of others."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+        return Path(f"/proc/{pid}/environ").read_text().split("\0") if str(theatre.scores) in command else []
+    except OSError:
+        return []
 
 
 def test_a_conductor_that_is_killed_at_once_after_its_answer_has_kept_the_job(
