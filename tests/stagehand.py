@@ -5,6 +5,7 @@ import os
 import pwd
 import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -213,6 +214,16 @@ def _line(stream: Any) -> bytes:
     return line
 
 
+def public_theatre(home: Path) -> Theatre:
+    """A theatre that every user can enter, with a copy of the program that every user can read."""
+    home.chmod(0o755)
+    made = Theatre(home)
+    package = Path(orchestra.player.stage.__file__).parents[1]
+    shutil.copytree(package, home / "lib" / "orchestra", ignore=shutil.ignore_patterns("__pycache__"))
+    made.program = home / "lib" / "orchestra" / "player" / "stage.py"
+    return made
+
+
 def python_for_all() -> str:
     """A Python that every user may run, new enough for the stage; skips the test if there is none."""
     new_enough = "import sys; sys.exit(sys.version_info < (3, 11))"
@@ -236,7 +247,7 @@ os.killpg, signal.pidfd_send_signal = unheard(os.killpg), unheard(signal.pidfd_s
 
 def impatient(command: list[str], seconds: float, more: str = "") -> list[str]:
     """The same stage, with less patience; ``more``: and upon another kernel."""
-    house = str(Path(orchestra.player.stage.__file__).parents[2])
     program = next(n for n, word in enumerate(command) if word.endswith("stage.py"))
+    house = str(Path(command[program]).parents[2])
     text = IMPATIENT.format(house=house, seconds=seconds, more=more)
     return [*command[:program], "-c", text, *command[program + 1 :]]
