@@ -5,7 +5,6 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from orchestra.errors import NoConductor, OrchestraError, Unanswered
 from orchestra.player import sweep
 
 JOBS = 200
+KILLS = 7
 STAGE_SLOTS = 4
 
 # One write of a short line to a file opened with O_APPEND is whole.
@@ -72,56 +72,50 @@ def accepted(orchestra: OutsideOrchestra, ask: Ask) -> int:
 
 
 class Killer:
-    """Kills what ``chance`` says, once the ledger has grown by as many lines as ``chance`` says."""
+    """Kills a daemon or a stage that ``chance`` names, and starts it again."""
 
     def __init__(self, theatre: Theatre, chance: random.Random) -> None:
         self.killed: Counter[str] = Counter()
         self._theatre = theatre
         self._chance = chance
-        self._next = chance.randint(5, 30)
 
-    def look(self) -> None:
-        """Kill, if it is time; what was killed is started again."""
-        if len(lines(self._theatre)) < self._next:
-            return
+    def strike(self) -> None:
+        """Kill the next one."""
         victim = self._chance.choice(("conductor", "a", "b", "stage a", "stage b"))
         self.killed[victim] += 1
         if victim.startswith("stage"):
             self._theatre.kill_stage(victim[-1])
+        elif victim == "conductor":
+            self._theatre.kill(victim)
+            self._theatre.start_conductor()
         else:
             self._theatre.kill(victim)
-            start: Callable[[], None] = {
-                "conductor": self._theatre.start_conductor,
-                "a": lambda: self._theatre.start_player("a"),
-                "b": lambda: self._theatre.start_player("b"),
-            }[victim]
-            start()
-        self._next = len(lines(self._theatre)) + self._chance.randint(15, 60)
+            self._theatre.start_player(victim)
 
 
 @pytest.mark.parametrize("seed", [1, 20])
 def test_every_accepted_job_ends_once_and_truly_whatever_is_killed(
     theatre: Theatre, orchestra: OutsideOrchestra, seed: int
 ) -> None:
-    """Conductor, players and stages are killed while jobs are submitted and run."""
+    """Conductor, players and stages are killed while jobs are submitted and run, as a seed says."""
     chance = random.Random(seed)
     killer = Killer(theatre, chance)
+    strikes = chance.sample(range(JOBS), KILLS)
     (theatre.home / "ledger" / "l").write_text("")
     jobs = []
     for n in range(JOBS):
         ask = Ask(score="ledger", targets=(chance.choice("ab"),), scope=Scope.ALL, request_key=f"{seed}-{n}")
         jobs.append(accepted(orchestra, ask))
-        if n % 5 == 0:
-            killer.look()
+        if n in strikes:
+            killer.strike()
 
     def all_ended() -> bool:
-        killer.look()
         about = orchestra.about()
         return bool(about.pending + about.dispatched == 0)
 
     wait_until(all_ended, "the end of all jobs", theatre.home / "log" / "conductor.log")
     assert len(set(jobs)) == JOBS
-    assert sum(killer.killed.values()) >= 4
+    assert sum(killer.killed.values()) == KILLS
     check_outcomes(theatre, orchestra, jobs, killer.killed["stage a"] + killer.killed["stage b"])
 
 
