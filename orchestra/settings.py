@@ -29,12 +29,11 @@ from orchestra.config import (
     yes_no,
 )
 from orchestra.errors import ConfigError, LineProblem, OrchestraError
-from orchestra.model import DEFAULT_PORT
+from orchestra.model import DEFAULT_PORT, MAX_SOCKET_PATH
 
 CONFIG_DIR: Final = "/etc/orchestra"
 MAX_PLAYERS_FILE: Final = 16 << 20
 MAX_PROBLEMS: Final = 100  # more than a reader mends at once
-MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes, the last one NUL (unix(7))
 
 
 class Listen(NamedTuple):

@@ -10,6 +10,7 @@ from orchestra.cli.printing import lasted, print_json, safe, say, table, tell, w
 from orchestra.cli.session import (
     CONFIG_DIR,
     SETTINGS,
+    Whole,
     as_json,
     conductor_socket,
     player_socket,
@@ -159,7 +160,7 @@ def undrain(socket: str | None, config: str) -> int:
 
 
 @player.command("kill", context_settings=SETTINGS)
-@click.argument("seqs", nargs=-1, metavar="[RUN…]", type=click.IntRange(1))
+@click.argument("seqs", nargs=-1, metavar="[RUN…]", type=Whole(1))
 @click.option("--all", "everything", is_flag=True, help="All that runs.")
 @as_json
 @on_site
