@@ -174,11 +174,18 @@ def _split_port(item: str) -> tuple[str, int | None]:
         host, bracket, rest = item[1:].partition("]")
         if not bracket or ":" not in host or (rest and not rest.startswith(":")):
             raise ValueError(f"expected [ADDRESS]:PORT, and '{item}' is not that")
-        return host, integer(0, 65535)(rest[1:]) if rest else None
+        return host, _port(rest[1:], item) if rest else None
     if item.count(":") > 1:
         raise ValueError(f"expected an IPv6 address in brackets, [{item}]")
     host, colon, port = item.partition(":")
-    return host, integer(0, 65535)(port) if colon else None
+    return host, _port(port, item) if colon else None
+
+
+def _port(digits: str, item: str) -> int:
+    try:
+        return integer(0, 65535)(digits)
+    except ValueError:
+        raise ValueError(f"expected a port from 0 to 65535 at the end of '{item}'") from None
 
 
 # ---- the keys
@@ -406,6 +413,16 @@ def problems(config_dir: str, name: str, keys: Sequence[Key]) -> tuple[Orchestra
         return wrong
     except OrchestraError as problem:
         return (problem,)
+
+
+def misfit(config_dir: str, name: str, key: str, problem: str) -> ConfigError:
+    """What only this machine can judge (it has no such group, say), with the line that it is written on."""
+    file = os.path.join(os.path.abspath(config_dir), name)
+    try:
+        written = [entry.line for entry in sections(file, read_text(file))[0].entries if entry.key == key]
+    except OrchestraError:
+        written = []
+    return ConfigError(file=file, line=written[0] if written else 0, key=key, problem=problem)
 
 
 def _problems(file: str, entries: Sequence[Entry], keys: Sequence[Key]) -> Iterator[ConfigError]:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from orchestra.cli.theatre import Theatre, wait_until
 from orchestra.errors import BadRequest
 from orchestra.security import authority
 
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root's stage insists on it")
 LENGTHS = "#!/bin/sh\n" + "".join(f'echo "{key}=${{#ORC_{key}}}"\n' for key in "abcd")
 SCORES = {
     "lengths": (LENGTHS, "interface = pipe\n"),
@@ -248,6 +250,10 @@ def test_the_commands_tell_a_whole_story(command: Command) -> None:
         ("player --config={home}/c --key={home}/tls/a.demo.test.key", "not the one of the certificate"),
         ("player --config={home}/c --key={home}/open.key", "open.key"),
         ("player --config={home}/c --slots=none", "slots"),
+        ("player --config={home}/c --colour=red", "command line: option --colour not recognized"),
+        ("player --config={home}/c --score-user=nosuch", "score_user: this machine has no user 'nosuch'"),
+        pytest.param("player --config={home}/c --score-user=", "write score_user in player.conf", marks=ROOT),
+        ("conductor --config={home} --audience-group=nosuch", "audience_group: this machine has no group 'nosuch'"),
         ("player --config={home}/wrong", "player.conf, line 1: colour"),
         ("player --config={home}/nowhere", "nowhere"),
         ("player --config={home}/expired", "the certificate expired on"),
@@ -280,6 +286,37 @@ def _short_lived(theatre: Theatre, short: str, signer: Signer, until: timedelta)
     ca.write_bytes(ca.read_bytes() + (theatre.home / "tls" / "ca.crt").read_bytes())
     more = {"certificate": files.certificate, "key": files.key, "ca": files.ca}
     theatre.write_player(f"{short}.demo.test", theatre.home / "tls", **more)
+
+
+def test_a_score_that_is_not_run_is_in_the_log_from_the_start(theatre: Theatre) -> None:
+    """Who starts a player need not ask the conductor what is wrong with its scores."""
+    theatre.add_score("wild", "#!/bin/sh\n", "")
+    (theatre.scores / "wild").chmod(0o777)
+    try:
+        with started(theatre, "c"):
+            until_logged(theatre, "c", "'wild' refused: ", "chmod go-w")
+    finally:
+        (theatre.scores / "wild").unlink()
+
+
+def test_a_stage_that_is_not_there_is_said_once(theatre: Theatre) -> None:
+    """It is tried every second; the log is not filled with that."""
+    place = theatre.home / "run" / "nostage"
+    theatre.write_player("c.demo.test", theatre.home / "tls", stage=place, stage_start="no")
+    since = len(log_of(theatre, "c"))
+    try:
+        with started(theatre, "c"):
+            until_logged(theatre, "c", f"No stage answers at {place}: No such file or directory.", since=since)
+            with socket.socket(socket.AF_UNIX) as useless:
+                useless.bind(str(place))
+                useless.listen()
+                for _ in range(3):
+                    useless.accept()[0].close()
+        said = re.findall(r"No stage answers.*", log_of(theatre, "c")[since:])
+        assert len(said) > 1
+        assert len(said) == len(set(said)), said
+    finally:
+        theatre.write_player("c.demo.test", theatre.home / "tls")
 
 
 # ---- files that change while daemons run

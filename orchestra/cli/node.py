@@ -56,6 +56,8 @@ def forgive(name: str, socket: str | None, config: str) -> int:
     """Accept HOST with a journal that a newer one had replaced. What was open with either stays lost."""
     many = talk(conductor_socket(socket, config), lambda conductor: conductor.forgive(name))
     say(f"{name}: {many} retired {'journal is' if many == 1 else 'journals are'} accepted again")
+    if many:
+        tell("the player is back at its next try, within five minutes, or at once when it is restarted")
     return 0
 
 

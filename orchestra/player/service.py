@@ -48,6 +48,7 @@ LOOK_AT_CERTIFICATES: Final = 60.0
 WARN_EVERY: Final = 86_400.0
 NOTHING: Final = JournalChange()
 STAGE_RETRY: Final = 1.0
+NOT_LOOKED: Final = "it has not been looked for yet"
 
 
 class Player(Service):
@@ -104,7 +105,7 @@ class Player(Service):
         self._alarms: dict[int, Started] = {}  # runs that should have ended, and do not
         self._marker = Marker(journal.directory)
         self._standing: Standing | None = None
-        self._stage_problem = "it has not been looked for yet"
+        self._stage_problem = NOT_LOOKED
         self._connected_at: int | None = None
         self._idle: list[Deferred[None]] = []
         self._loops: list[LoopingCall] = []
@@ -121,6 +122,8 @@ class Player(Service):
             self.log.error("{note}", note=self._journal.note)
         self._writer.start()
         self._repertoire.reload()
+        for refused in self._repertoire.catalogue.refused:
+            self.log.warn("'{score}' refused: {reason}", score=refused.name, reason=refused.reason)
         self._worklist = Worklist(self._journal.entries, self._journal.high, self._slots, self._boot)
         self._backstage = self._make_backstage(self._journal.identity, self)
         self._marker.read()
@@ -227,7 +230,9 @@ class Player(Service):
                 raise
             await self._start_stage()
             standing = await self._backstage.connect()
-        self._standing = standing
+        if self._stage_problem != NOT_LOOKED:
+            self.log.info("the stage is there")
+        self._standing, self._stage_problem = standing, ""
         if standing.program != __version__:
             self.log.info("the stage is {theirs}, we are {ours}", theirs=standing.program, ours=__version__)
             self._backstage.upgrade()
@@ -252,11 +257,11 @@ class Player(Service):
     def _no_stage(self, failure: Failure) -> None:
         if self._stopping:
             return
-        self._standing, self._stage_problem = None, str(failure.value)
-        if isinstance(failure.value, OrchestraError):
-            self.log.error("{problem} Trying again.", problem=failure.value.sentence)
-        else:
+        known, self._standing, self._stage_problem = self._stage_problem, None, str(failure.value)
+        if not isinstance(failure.value, OrchestraError):
             self.log.failure("the stage cannot be reached; trying again", failure=failure)
+        elif known != self._stage_problem:  # said once, though it is tried every second
+            self.log.error("{problem} Trying again.", problem=failure.value.sentence)
         self._reactor.callLater(STAGE_RETRY, self._find_stage)
 
     def stage_lost(self, reason: str) -> None:

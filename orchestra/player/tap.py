@@ -11,11 +11,12 @@ from twisted.application.service import IService, MultiService
 
 from orchestra import settings
 from orchestra.audience.seat import free_path
-from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
+from orchestra.errors import EX_SOFTWARE, OrchestraError, ScoreUserMissing, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import PlayerOptions, refuse, stop_failing
 from orchestra.player import seat
 from orchestra.player.backstage import Backstage, start_stage
+from orchestra.player.launch import is_user
 from orchestra.player.line import Connector
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.service import Player
@@ -43,10 +44,13 @@ def makeService(options: PlayerOptions) -> IService:
 def _make(reactor: Any, options: PlayerOptions) -> IService:
     chosen: settings.PlayerSettings = options.read()
     tls = ClientCredentials(load_credentials(chosen))
+    as_another_user = bool(options.parent is not None and options.parent.get("uid"))
+    if chosen.stage_start:
+        _check_score_user(options, chosen.score_user, os.geteuid() == 0 and not as_another_user)
     journal.try_lock(chosen.state)
     free_path(chosen.seat, "player")
     book = journal.Journal(chosen.state)
-    if not (options.parent is not None and options.parent.get("uid")):
+    if not as_another_user:
         book.open()  # here, where what is wrong is still told to whoever starts us
 
     def fatal(problem: StoreFailed) -> None:
@@ -85,6 +89,14 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     for service in (player, seat.make(reactor, chosen.seat, player), Hangup(reactor, player.reload)):
         service.setServiceParent(services)
     return services
+
+
+def _check_score_user(options: PlayerOptions, score_user: str, as_root: bool) -> None:
+    """Raise while somebody can be told: the stage would say it to a log, again and again."""
+    if score_user and not is_user(score_user):
+        raise options.wrong("score_user", f"this machine has no user '{score_user}'")
+    if as_root and not score_user:
+        raise ScoreUserMissing()
 
 
 def load_credentials(chosen: settings.PlayerSettings) -> credentials.Credentials:
