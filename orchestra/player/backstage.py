@@ -423,7 +423,7 @@ class Backstage:
                 waiting.errback(self._no_stage(reason))
 
     def _no_stage(self, problem: str) -> NoStage:
-        return NoStage(socket=self._socket_path, problem=problem)
+        return NoStage(socket=self._socket_path, problem=problem.rstrip("."))
 
 
 def _finish(protocol: ProcessProtocol, how: Exception) -> None:
