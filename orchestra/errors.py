@@ -97,6 +97,12 @@ class UnknownScore(OrchestraError):
     status = EX_USAGE
 
 
+class ScoreNotRun(OrchestraError):
+    """None of the targets runs the score '{score}'; {player} says why: {reason}"""
+
+    status = EX_USAGE
+
+
 class JobPruned(NoSuchJob):
     """Job {job} has ended, and was pruned: ended jobs stay for as long as 'keep', and while the store is not larger
     than 'keep_size', in conductor.conf."""

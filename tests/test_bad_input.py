@@ -409,6 +409,36 @@ def test_sighup_lets_a_mended_score_in(theatre: Theatre, orchestra: OutsideOrche
     assert job.verdict == "ok"
 
 
+@pytest.mark.parametrize(
+    ("mode", "conf", "says"),
+    [
+        (0o644, "", "not executable; 'chmod +x' makes it a score"),
+        (0o775, "", "writable by group or others (mode 0775); 'chmod go-w' mends that"),
+        (0o755, "timeout = soon\n", "unfit.conf: line 1: timeout: expected a duration such as 10s, 5m, 1h or 2d"),
+        (0o755, "colour = red\n", "unfit.conf: line 1: colour: unknown key"),
+        (0o755, "gibberish\n", "unfit.conf: line 1: 'gibberish': expected 'key = value'"),
+    ],
+)
+def test_who_asks_for_a_score_that_is_not_run_is_told_why(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command, mode: int, conf: str, says: str
+) -> None:
+    """Not that there is none: somebody has it on the disk and wonders. A host that was never seen is asked later."""
+    theatre.add_score("unfit", "#!/bin/sh\n", conf)
+    (theatre.scores / "unfit").chmod(mode)
+    try:
+        reload = command("orchestra", "reload", "player", f"--config={theatre.home / 'a'}")
+        assert f"'unfit' refused: {theatre.scores}/unfit" in reload.stdout
+        wait_until(lambda: "unfit" in _refused(orchestra), "the refusal", theatre.home / "log" / "a.log")
+        done = command("submitjob", "unfit", "a")
+        assert (done.returncode, done.stdout) == (64, "")
+        assert "None of the targets runs the score 'unfit'; a.demo.test says why: " in done.stderr
+        assert says in done.stderr
+    finally:
+        (theatre.scores / "unfit").unlink()
+        (theatre.scores / "unfit.conf").unlink()
+        command("orchestra", "reload", "player", f"--config={theatre.home / 'a'}")
+
+
 def _refused(orchestra: OutsideOrchestra) -> dict[str, str]:
     [(catalogue, _)] = list(orchestra.catalogues(["a.demo.test"]))
     return {each.name: each.reason for each in catalogue.refused}
