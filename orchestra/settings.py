@@ -7,9 +7,9 @@ Durations are integer milliseconds, sizes are bytes.
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from textwrap import wrap
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from orchestra.config import (
     Entry,
@@ -381,6 +381,9 @@ class PlayerSettings(NamedTuple):
     log_files: int
 
 
+Settings = TypeVar("Settings", ConductorSettings, PlayerSettings)
+
+
 def conductor(config_dir: str = CONFIG_DIR, overrides: Mapping[str, str] | None = None) -> ConductorSettings:
     """The conductor's settings from ``config_dir/conductor.conf``; ``overrides`` win."""
     return ConductorSettings(**_read(config_dir, "conductor.conf", CONDUCTOR, overrides))
@@ -401,6 +404,16 @@ def _read(config_dir: str, name: str, keys: Sequence[Key], overrides: Mapping[st
     parsed = parse(file, untitled.entries, keys, overrides)
     located = {key.name: _located(parsed, key, config) for key in keys if key.parse in _PATHS}
     return {"config": config, **parsed.values, **located}
+
+
+def differing(old: Settings, new: Settings, live: Collection[str]) -> list[str]:
+    """The keys that have another value now, without those that are ``live``: a daemon takes these over."""
+    return [key for key in new._fields if key not in live and getattr(old, key) != getattr(new, key)]
+
+
+def needs_restart(keys: Sequence[str], daemon: str) -> str:
+    """What is said of keys that were changed under a daemon."""
+    return f"read at start only: {', '.join(keys)}; restart the {daemon} for that"
 
 
 def problems(config_dir: str, name: str, keys: Sequence[Key]) -> tuple[OrchestraError, ...]:

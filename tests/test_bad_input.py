@@ -462,12 +462,29 @@ def test_what_a_reload_cannot_read_leaves_the_old_in_force(
     assert job.verdict == "ok"
 
 
-def test_a_key_that_is_read_at_start_only_says_so(theatre: Theatre, command: Command) -> None:
+@pytest.mark.parametrize(
+    ("daemon", "conf"), [("conductor", "conductor.conf"), ("player", "a/player.conf")], ids=["conductor", "player"]
+)
+def test_a_key_that_is_read_at_start_only_says_so(theatre: Theatre, command: Command, daemon: str, conf: str) -> None:
     """A change that has no effect yet is no silence."""
-    conf = theatre.home / "conductor.conf"
-    before = conf.read_text()
-    conf.write_text(before + "beat = 20s\n")
-    done = command("orchestra", "reload")
-    conf.write_text(before)
+    file = theatre.home / conf
+    before = file.read_text()
+    file.write_text(before + "beat = 20s\n")
+    done = command("orchestra", "reload", daemon, f"--config={file.parent}")
+    file.write_text(before)
     assert done.returncode == 78
-    assert "beat; restart the conductor for that" in done.stderr
+    assert f"read at start only: beat; restart the {daemon} for that" in done.stderr
+
+
+def test_certificates_that_have_moved_are_read_once(theatre: Theatre, command: Command) -> None:
+    """Other paths are a change once, not at every look."""
+    file = theatre.home / "a" / "player.conf"
+    before = file.read_text()
+    moved = shutil.copy(theatre.home / "tls" / "ca.crt", theatre.home / "moved.crt")
+    file.write_text(re.sub(r"^ca = .*$", f"ca = {moved}", before, flags=re.M))
+    try:
+        said = [command("orchestra", "reload", "player", f"--config={file.parent}").stdout for _ in range(2)]
+        assert said == ["certificates read again\n", "nothing has changed\n"]
+    finally:
+        file.write_text(before)
+        command("orchestra", "reload", "player", f"--config={file.parent}")

@@ -37,6 +37,7 @@ from orchestra.player.execution import Execution
 from orchestra.player.line import Connector, Line
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.reporting import Reporter
+from orchestra.settings import needs_restart
 from orchestra.store.journal import Journal
 from orchestra.store.reserve import Reserve
 from orchestra.store.writer import Writer
@@ -75,6 +76,7 @@ class Player(Service):
         warnings: Callable[[], list[str]],
         fail: Callable[[int], object],
         reserve: int = 32 << 20,
+        stale_settings: Callable[[], list[str]] = list,
     ) -> None:
         """``start_stage`` is None when the stage has a unit of its own; the rest is made by the tap."""
         self._reactor = reactor
@@ -90,6 +92,7 @@ class Player(Service):
         self._make_backstage = make_backstage
         self._connector = make_connector(self)
         self._reload_certificates = reload_certificates
+        self._stale_settings = stale_settings
         self._warnings = warnings
         self._fail = fail
         self._reserve = Reserve(journal.directory, reserve)
@@ -515,12 +518,17 @@ class Player(Service):
     async def reload(self) -> Reloaded:
         """Read scores and certificates again; what cannot be used is refused and the old one stays."""
         changed = self._reload_scores()
+        certificates: list[str] = []
+        refused: list[str] = []
         try:
             certificates = self._reload_certificates()
+            if stale := self._stale_settings():
+                refused.append(needs_restart(stale, "player"))
         except OrchestraError as problem:
-            self.log.error("reload refused: {problem}", problem=problem.sentence)
-            return Reloaded(changed=tuple(changed), refused=(problem.sentence,))
-        for line in certificates or ([] if changed else ["nothing has changed"]):
+            refused.append(problem.sentence)
+        for line in refused:
+            self.log.error("reload refused: {line}", line=line)
+        for line in certificates or ([] if changed or refused else ["nothing has changed"]):
             self.log.info("reload: {line}", line=line)
         self._connector.again()
-        return Reloaded(changed=(*changed, *certificates))
+        return Reloaded(changed=(*changed, *certificates), refused=tuple(refused))

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from random import SystemRandom
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService, MultiService
 
@@ -26,6 +26,7 @@ from orchestra.store import journal
 from orchestra.store.writer import Writer
 
 Options = PlayerOptions
+FILES: Final = ("certificate", "key", "ca", "crl")
 
 
 def makeService(options: PlayerOptions) -> IService:
@@ -57,11 +58,15 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
         player.log.critical("{problem}", problem=problem.sentence)
         stop_failing(reactor, EX_SOFTWARE)
 
+    files = _files(chosen)
+
     def reload_certificates() -> list[str]:
+        nonlocal files
         fresh = options.read()
-        if not tls.credentials.stale() and _files(fresh) == _files(chosen):
+        if not tls.credentials.stale() and _files(fresh) == files:
             return []
         tls.replace(load_credentials(fresh))
+        files = _files(fresh)
         return ["certificates read again"]
 
     player = Player(
@@ -80,6 +85,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
             reactor, chosen.conductors, tls, listener, chosen.beat / 1000, SystemRandom()
         ),
         reload_certificates=reload_certificates,
+        stale_settings=lambda: settings.differing(chosen, options.read(), FILES),
         warnings=lambda: list(tls.credentials.warnings(time.time_ns() // 1_000_000)),
         fail=lambda status: stop_failing(reactor, status),
         reserve=chosen.reserve,
@@ -105,7 +111,7 @@ def load_credentials(chosen: settings.PlayerSettings) -> credentials.Credentials
 
 
 def _files(chosen: settings.PlayerSettings) -> tuple[str, ...]:
-    return chosen.certificate, chosen.key, chosen.ca, chosen.crl
+    return tuple(getattr(chosen, key) for key in FILES)
 
 
 def _boot_id() -> str:
