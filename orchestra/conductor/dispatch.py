@@ -81,10 +81,12 @@ class Repertoires:
         self.of: dict[int, str] = {}  # player -> digest
         self._scores: dict[str, dict[str, ScoreEntry]] = {"": {}}
         self._limits: dict[str, dict[str, int]] = {"": {}}
+        self._refused: dict[str, dict[str, str]] = {}
 
     def learn(self, catalogue: Catalogue) -> None:
         self._scores[catalogue.digest] = {entry.name: entry for entry in catalogue.scores}
         self._limits[catalogue.digest] = {entry.name: entry.concurrency + 1 for entry in catalogue.scores}
+        self._refused[catalogue.digest] = {refused.name: refused.reason for refused in catalogue.refused}
 
     def knows(self, digest: str) -> bool:
         return digest in self._scores
@@ -100,6 +102,12 @@ class Repertoires:
     def entry(self, player: int, score: str) -> ScoreEntry | None:
         """A player's score, or None: it has none of that name, or has never been seen."""
         return self._scores.get(self.of.get(player, ""), {}).get(score)
+
+    def refusal(self, player: int, score: str) -> str:
+        """Why a player will not run what it has under that name, or anything at all; nothing if it would."""
+        refused = self._refused.get(self.of.get(player, ""), {})
+        whole = (reason for name, reason in refused.items() if name.startswith("/"))  # the scores' directory
+        return refused.get(score) or next(whole, "")
 
     def seen(self, player: int) -> bool:
         """Whether the player's catalogue is known at all."""
