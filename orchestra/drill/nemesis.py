@@ -184,8 +184,9 @@ class Nemesis:
         return lambda: self._down.discard(victim)  # the same turn starts it
 
     def _kill_stage(self, player: str) -> None:
-        self.stage_kills.append(StageKill(f"{player}.{self._domain}", time.time_ns() // 1_000_000))
-        self._house.kill_stage(player)
+        at = time.time_ns() // 1_000_000
+        self._house.kill_stage(player)  # it is looked for first, and that takes a while
+        self.stage_kills.append(StageKill(f"{player}.{self._domain}", at, time.time_ns() // 1_000_000))
 
     def _pause(self, pids: list[int]) -> Callable[[], None]:
         for pid in pids:
