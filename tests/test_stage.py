@@ -4,6 +4,7 @@ import hashlib
 import os
 import pwd
 import resource
+import shutil
 import signal
 import socket
 import struct
@@ -684,10 +685,14 @@ def test_a_stage_of_roots_wants_to_be_told_as_whom_scores_run(theatre: Theatre) 
 
 @pytest.fixture
 def public() -> Iterator[Theatre]:
-    """A theatre that every user can enter."""
+    """A theatre that every user can enter, and a program that every user can read: a checkout may be in /root."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
         os.chmod(home, 0o755)
         made = Theatre(Path(home))
+        inside = made.program.relative_to(made.program.parents[1])
+        copy = Path(home) / "lib" / "orchestra"
+        shutil.copytree(made.program.parents[1], copy, ignore=shutil.ignore_patterns("__pycache__"))
+        made.program = copy / inside
         yield made
         made.close()
 
