@@ -4,7 +4,6 @@ import hashlib
 import os
 import pwd
 import resource
-import shutil
 import signal
 import socket
 import struct
@@ -23,6 +22,7 @@ from stagehand import (
     Theatre,
     alive,
     end,
+    public_theatre,
     python_for_all,
     read_fifo,
     wait_until_gone,
@@ -685,14 +685,9 @@ def test_a_stage_of_roots_wants_to_be_told_as_whom_scores_run(theatre: Theatre) 
 
 @pytest.fixture
 def public() -> Iterator[Theatre]:
-    """A theatre that every user can enter, and a program that every user can read: a checkout may be in /root."""
+    """A theatre that every user can enter."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
-        os.chmod(home, 0o755)
-        made = Theatre(Path(home))
-        inside = made.program.relative_to(made.program.parents[1])
-        copy = Path(home) / "lib" / "orchestra"
-        shutil.copytree(made.program.parents[1], copy, ignore=shutil.ignore_patterns("__pycache__"))
-        made.program = copy / inside
+        made = public_theatre(Path(home))
         yield made
         made.close()
 
