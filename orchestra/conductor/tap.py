@@ -30,6 +30,7 @@ from orchestra.options import ConductorOptions, refuse, stop_failing
 from orchestra.security.contexts import ServerCredentials
 from orchestra.store import sqlite, statements
 from orchestra.store.writer import Reader, Writer
+from orchestra.supervisor import tell_ready
 
 Options = ConductorOptions
 T = TypeVar("T")
@@ -122,6 +123,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def stop() -> Any:
         return reader.stop().addCallback(lambda _: writer.stop()).addCallback(lambda _: store.close())
 
+    conductor.ready = tell_ready
     conductor.seat = audience_port(reactor, chosen.audience, 0o660, chosen.audience_group, desk)
     hangup = Hangup(reactor, conductor.reload)
     return whole(Store(start, stop), conductor, hangup)

@@ -24,6 +24,7 @@ from orchestra.security import credentials
 from orchestra.security.contexts import ClientCredentials
 from orchestra.store import journal
 from orchestra.store.writer import Writer
+from orchestra.supervisor import tell_ready
 
 Options = PlayerOptions
 FILES: Final = ("certificate", "key", "ca", "crl")
@@ -94,6 +95,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     services = MultiService()
     for service in (player, seat.make(reactor, chosen.seat, player), Hangup(reactor, player.reload)):
         service.setServiceParent(services)
+    reactor.callWhenRunning(tell_ready)
     return services
 
 
