@@ -144,7 +144,7 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
         ),
     ),
     "no_epoch_check_and_no_seq_fence": (
-        Edit(claims, "_claim_for", "row is None or row[1:3] != (ask.epoch, ask.owner)", "row is None"),
+        Edit(claims, "_claim_for", "row is not None and row[1:3] != (ask.epoch, ask.owner)", "False"),
         Edit(Worklist, "perform", "if [run.seq for run in fresh] != ", "if False and [] != "),
     ),
     "seq_before_recheck": (
