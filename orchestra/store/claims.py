@@ -89,8 +89,8 @@ class _Books:
 
 
 def claim(cur: Cursor, asks: Sequence[ClaimAsk], now: int) -> list[Claimed]:
-    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing and is told,
-    a player that is held gets nothing: its release asks again."""
+    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing and is told
+    so; a player that is held gets nothing, and its release asks again."""
     books = _Books(cur, now)
     claimed = [_claim_for(books, ask) for ask in sorted(asks, key=lambda ask: ask.player)]
     ended = books.ledger.close()
