@@ -191,6 +191,20 @@ def test_the_newest_connection_of_a_player_wins(house: House) -> None:
     assert (older.runs, newer.runs) == ([], [1])
 
 
+def test_who_has_lost_a_player_lets_it_go(house: House) -> None:
+    """Another conductor on this store has ended the session, or the player is there: a claim finds out. It is given
+    nothing, and neither waits for ever on a connection over which nothing will come."""
+    player = house.player(WEB1)
+    player.arrive(UPTIME)
+    house.inline.write(statements.everybody_left)
+    house.submit(WEB1)
+    assert player.door.closed
+    assert player.runs == []
+    again = house.player(WEB1)
+    again.arrive(UPTIME)
+    assert again.runs == [1]
+
+
 def test_a_hello_that_comes_late_retires_nothing(house: House) -> None:
     """Its connection is dead, its journal was lost before anybody knew it: the newer one stays in force."""
     late, there = house.player(WEB1), house.player(WEB1)

@@ -206,6 +206,9 @@ class Dispatch:
             over |= claimed.ended
             if session is None:
                 continue
+            if claimed.superseded:  # by another conductor: on this connection nothing would ever come
+                self.doors[claimed.player].abort()
+                continue
             if claimed.runs:
                 self._perform(self.doors[claimed.player], Perform(session.epoch, claimed.runs))
             braked = braked or session.held
