@@ -133,6 +133,11 @@ def counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{counts[state.label]} {state.label}" for state in State if counts.get(state.label))
 
 
+def many(count: int, what: str) -> str:
+    """``1 task``, ``2 tasks``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def coloured(word: str) -> str:
     """A state or verdict; click drops the colour where there is no terminal."""
     return click.style(word, fg=COLOURS.get(word))
@@ -211,8 +216,8 @@ def job_head(job: JobView) -> list[str]:
     if job.request_key:
         lines.append(f"  request key {safe(job.request_key)}")
     if job.params:
-        plural = "s" if len(job.params) > 1 else ""
-        lines.append(f"  {len(job.params)} parameter{plural}: {safe(', '.join(sorted(job.params)))}")
+        many = "1 parameter" if len(job.params) == 1 else f"{len(job.params)} parameters"
+        lines.append(f"  {many}: {safe(', '.join(sorted(job.params)))} (--json tells more)")
     if job.priority:
         lines.append(f"  priority {job.priority}")
     ends = f"ended {when(job.ended_at)}" if job.ended_at is not None else _expires(job)
