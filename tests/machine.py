@@ -31,7 +31,14 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$BASE/up,workdir=$BASE/work" "$
 cd "$BASE/root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-mount --rbind /dev dev
+mount -t tmpfs -o mode=755 tmpfs dev  # its own: systemd makes and removes things there
+for node in null zero full random urandom tty; do
+    touch "dev/$node"
+    mount --bind "/dev/$node" "dev/$node"
+done
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then

@@ -258,8 +258,8 @@ class Conductor(Service):
         await self._dispatch.sweep(statements.expire)
 
     async def _give_up(self) -> None:
-        connected, grace = frozenset(self._dispatch.doors), self._settings.removal_grace
-        await self._dispatch.sweep(lambda cursor, now: statements.give_up(cursor, now, connected))
+        grace = self._settings.removal_grace
+        await self._dispatch.give_up()
         await self._dispatch.sweep(lambda cursor, now: statements.sweep_removed(cursor, now, grace))
 
     def _sweep_silent(self, seconds: float) -> None:

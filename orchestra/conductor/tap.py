@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.application.service import IService
@@ -64,7 +65,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         stop_failing(reactor, EX_SOFTWARE)
 
     store = sqlite.Store(chosen.state)
-    writer = Writer(store.connect, reactor.callFromThread, fatal, "store")
+    writer = Writer(store.connect, reactor.callFromThread, fatal, "store", partial(reactor.callLater, 0))
     reader = Reader(store.connect, reactor.callFromThread)
     feed = Feed(
         lambda job, since, limit: reader.read(lambda cursor: statements.news(cursor, job, since, limit)),

@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import time
+from functools import partial
 from random import SystemRandom
 from typing import Any, Final
 
@@ -78,7 +79,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
         boot_clock=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
         wall=lambda: time.time_ns() // 1_000_000,
         journal=book,
-        writer=Writer(book.connect, reactor.callFromThread, fatal, "journal"),
+        writer=Writer(book.connect, reactor.callFromThread, fatal, "journal", partial(reactor.callLater, 0)),
         repertoire=Repertoire(chosen.scores, {0, os.geteuid()}),
         start_stage=(lambda: start_stage(reactor, chosen)) if chosen.stage_start else None,
         make_backstage=lambda identity, listener: Backstage(reactor, chosen.stage, identity, listener),
