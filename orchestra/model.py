@@ -243,8 +243,23 @@ class Started(Struct, frozen=True, array_like=True):
 # ---- scores, as a player announces them
 
 
+class ParamEntry(Struct, frozen=True, array_like=True):
+    """A parameter as its score declares it; ``min`` and ``max`` are of a number's value, or of a length."""
+
+    name: str
+    type: str = "string"  # string, int, float, bool, enum, list
+    required: bool = False
+    default: str | None = None
+    values: tuple[str, ...] = ()
+    pattern: str = ""
+    min: int | float | None = None
+    max: int | float | None = None
+    secret: bool = False
+    description: str = ""
+
+
 class ScoreEntry(Struct, frozen=True, array_like=True):
-    """A score on a player's disk, as far as the conductor needs to know it."""
+    """A score on a player's disk, as far as the conductor needs to know it. With ``params``, no others are taken."""
 
     name: str
     digest: str
@@ -255,6 +270,10 @@ class ScoreEntry(Struct, frozen=True, array_like=True):
     concurrency: int
     idempotent: bool
     max_attempts: int
+    params: tuple[ParamEntry, ...] = ()
+    lock: str = ""  # scores with the same lock exclude each other on a player
+    hidden: bool = False
+    dry_run: bool = False  # it honours ORCHESTRA_DRY_RUN
 
 
 class RefusedScore(Struct, frozen=True, array_like=True):

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from orchestra.errors import NotStarted
-from orchestra.player.scorefile import Rules, ScoreFile
+from orchestra.player.rules import Rules
+from orchestra.player.scorefile import ScoreFile
 
 _SHORTAGE: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC}
 
