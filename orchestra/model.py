@@ -7,7 +7,7 @@ ever appended, each with a default.
 
 import enum
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, msgpack
 
@@ -224,7 +224,7 @@ class Report(Struct, frozen=True, array_like=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""  # of the score that ran
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None  # a json score's may be nested; others' values are strings
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     notes: tuple[str, ...] = ()  # "left a process behind", "response cut at 64 KiB"
@@ -419,7 +419,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     notes: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+from orchestra.parameters import problem
 from orchestra.parameters.patterns import BadPattern, Budget, OutOfBudget, compiled
 
 TYPES: Final = ("string", "int", "float", "bool", "enum", "list")
@@ -68,6 +69,30 @@ class Breach(ValueError):
 
 
 # ---- checking
+
+
+def refusal(declared: Sequence[Declared], params: Mapping[str, str], secrets: Mapping[str, str]) -> str | None:
+    """Why a run may not start with these, in one sentence that names the parameter and the rule, or None.
+
+    ``secrets`` came sealed: exactly the parameters that are declared secret do.
+    """
+    if secrets:
+        params = {**params, **secrets}
+    if wrong_form := problem(params):
+        return wrong_form
+    for one in declared:
+        if one.secret and one.name in params and one.name not in secrets:
+            return f"parameter '{one.name}' is secret, and was not given as a secret"
+    hidden = {one.name for one in declared if one.secret}
+    for key in secrets:
+        if key not in hidden:
+            return f"parameter '{key}' was given as a secret, and the score does not declare it as one"
+    return wrong(declared, params)
+
+
+def no_dry_run(score: str) -> str:
+    """Why a score may not be run for a rehearsal."""
+    return f"the score '{score}' knows no dry run: it would do what it does; its .conf has no 'dry_run = yes'"
 
 
 def wrong(declared: Sequence[Declared], params: Mapping[str, str]) -> str | None:
