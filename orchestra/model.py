@@ -179,6 +179,9 @@ class Run(Struct, frozen=True, array_like=True):
     params: dict[str, str]
     start_within: int | None  # milliseconds from receipt; None: no limit
     digest: str = ""  # the only digest that may run, or ""
+    secrets: dict[str, str] = {}  # parameters that no disk may have in the clear
+    dry_run: bool = False
+    trouble: str = ""  # why it must be refused, found out when it was the player's already
 
 
 class Perform(Struct, frozen=True, array_like=True):
@@ -365,7 +368,9 @@ class Chosen(Struct, frozen=True):
 
 
 class Ask(Struct, frozen=True, kw_only=True):
-    """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never."""
+    """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never.
+
+    A secret parameter is taken from ``private`` alone: what came by a command line others may have read."""
 
     score: str
     targets: tuple[str, ...]
@@ -374,6 +379,17 @@ class Ask(Struct, frozen=True, kw_only=True):
     expire: float | None = None
     request_key: str | None = None
     priority: int = 0
+    private: dict[str, str] = {}  # parameters that nobody saw; what the score declares secret of them is sealed
+    dry_run: bool = False
+
+
+class Secrets(Struct, frozen=True):
+    """The secret parameters of a job: their names, their values sealed, and what two equal ones have in common that
+    tells nobody without the key what they are."""
+
+    names: tuple[str, ...]
+    sealed: bytes
+    likeness: bytes
 
 
 class NewJob(Struct, frozen=True, kw_only=True):
@@ -390,6 +406,8 @@ class NewJob(Struct, frozen=True, kw_only=True):
     priority: int
     expires_at: int | None
     give_up_after: int  # timeout + kill_grace: how long past expires_at an unheard-of run may still be going on
+    secrets: Secrets | None = None
+    dry_run: bool = False
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -445,6 +463,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     counts: dict[str, int]  # by state label, zero counts left out
     verdict: str
     last_event: int
+    secrets: tuple[str, ...] = ()  # the names of secret parameters; their values nobody is shown
+    dry_run: bool = False
 
 
 class PlayerView(Struct, frozen=True, kw_only=True):
@@ -504,7 +524,7 @@ class RunState(enum.IntEnum):
     DONE = 2
 
 
-class JournalEntry(Struct, frozen=True, kw_only=True):
+class JournalEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run as the journal keeps it. ``boot`` is the machine's boot id when the entry was written; ``due`` is the
     boot-time clock (milliseconds) past which an accepted run must not start any more. A tombstone is a DONE entry
     whose report says ``never``."""
@@ -520,6 +540,10 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
     digest: str = ""
     due: int | None = None
     report: Report | None = None
+    concurrency: int = 1  # most runs of its score at once
+    lock: str = ""
+    secret: bool = False  # it has secret parameters, which are in memory only
+    dry_run: bool = False
 
 
 class JournalChange(Struct, frozen=True):
