@@ -107,6 +107,12 @@ class JobSkipped(NoSuchJob):
     that backup was made are not known any more."""
 
 
+class JobOver(OrchestraError):
+    """Job {job} {problem}; there is nothing to pause or to resume."""
+
+    status = EX_USAGE
+
+
 class TooManyRemoved(OrchestraError):
     """{file} would remove {many} of {all} players ({some}), and {limit}. Mend the file; or if that is meant, run
     'orchestra reload --accept-removals {many}'."""

@@ -46,7 +46,7 @@ class State(enum.IntEnum):
 
 MOVES: Final[dict[State, frozenset[State]]] = {
     State.HELD: frozenset({State.PENDING, State.CANCELLED, State.EXPIRED, State.LOST}),
-    State.PENDING: frozenset({State.DISPATCHED, State.CANCELLED, State.EXPIRED, State.LOST}),
+    State.PENDING: frozenset({State.DISPATCHED, State.HELD, State.CANCELLED, State.EXPIRED, State.LOST}),
     State.DISPATCHED: frozenset(State) - {State.DISPATCHED, State.HELD},
 }
 """Every legal move; a terminal state has none."""
@@ -345,8 +345,29 @@ class Chosen(Struct, frozen=True):
     up_to: int
 
 
+class Rolling(Struct, frozen=True, kw_only=True):
+    """How a job is to go over its targets in waves. ``batch`` and ``max_failures`` are a number, or ``10%`` of the
+    targets; "" for the first is: all that are left."""
+
+    batch: str = ""
+    canary: int = 0  # targets of the first wave, all of which must be ok
+    max_failures: str = "0"
+    pause: float = 0.0  # seconds between two waves
+
+
+class Waves(Struct, frozen=True, kw_only=True):
+    """The waves of a job with so many tasks; :mod:`orchestra.rolling` says what follows from that."""
+
+    tasks: int
+    batch: int
+    canary: int = 0
+    max_failures: int | None = None  # None: however many
+    pause: int = 0  # milliseconds
+
+
 class Ask(Struct, frozen=True, kw_only=True):
-    """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never."""
+    """A request for work, as the audience words it. ``expire``: seconds from now, or from ``not_before``; None is the
+    default, 0 is never. ``not_before``: seconds since 1970 of the conductor's clock."""
 
     score: str
     targets: tuple[str, ...]
@@ -355,6 +376,9 @@ class Ask(Struct, frozen=True, kw_only=True):
     expire: float | None = None
     request_key: str | None = None
     priority: int = 0
+    not_before: float | None = None
+    rolling: Rolling | None = None
+    rerun_of: int | None = None
 
 
 class NewJob(Struct, frozen=True, kw_only=True):
@@ -365,12 +389,15 @@ class NewJob(Struct, frozen=True, kw_only=True):
     score: str
     params: dict[str, str]
     scope: Scope
-    players: tuple[int, ...]  # player ids, ascending, each once
+    players: tuple[int, ...]  # player ids, each once, in the order of the tasks
     idempotent: bool
     max_attempts: int
     priority: int
     expires_at: int | None
     give_up_after: int  # timeout + kill_grace: how long past expires_at an unheard-of run may still be going on
+    not_before: int | None = None
+    waves: Waves | None = None
+    rerun_of: int | None = None
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -378,7 +405,8 @@ class Event(Struct, frozen=True, kw_only=True):
 
     n: int
     at: int
-    kind: str  # submitted, dispatched, ok … lost, pending (again), cancelling, unkillable, late, ended
+    kind: str  # submitted, dispatched, ok … lost, pending (again), cancelling, unkillable, late, ended; of the whole
+    # job: begun, wave, waiting, stopped, paused, resumed, restored
     actor: str = ""
     task: int | None = None
     player: str | None = None
@@ -408,6 +436,25 @@ class TaskView(Struct, frozen=True, kw_only=True):
     maybe_ran: bool = False
 
 
+class Paused(Struct, frozen=True, kw_only=True):
+    """Nothing of a job is handed out, since somebody has said so."""
+
+    at: int
+    owner: str
+    uid: int
+    login_uid: int | None = None
+
+
+class Course(Struct, frozen=True, kw_only=True):
+    """How far a job is that is not handed out whole and at once. Tasks below ``opened`` may be, or were."""
+
+    waves: Waves
+    wave: int  # so many are open
+    opened: int
+    next_at: int | None = None  # when more is let go, if that is a matter of time
+    stopped: str = ""  # why nothing more of it is
+
+
 class JobView(Struct, frozen=True, kw_only=True):
     """A job and its counts. ``verdict`` is "" until every task has its outcome, then ok, partial or failed."""
 
@@ -426,6 +473,11 @@ class JobView(Struct, frozen=True, kw_only=True):
     counts: dict[str, int]  # by state label, zero counts left out
     verdict: str
     last_event: int
+    not_before: int | None = None
+    course: Course | None = None  # None: it was handed out whole and at once
+    paused: Paused | None = None
+    rerun_of: int | None = None
+    reruns: tuple[int, ...] = ()
 
 
 class PlayerView(Struct, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ from orchestra.model import (
     Started,
     Welcome,
 )
-from orchestra.store import statements
+from orchestra.store import gates, statements
 from orchestra.store.holds import Mark
 from orchestra.store.saver import Saver
 from orchestra.store.values import (
@@ -141,8 +141,8 @@ class Dispatch:
         """Save a job, and claim at once for the players that are free."""
         if self.trouble:
             raise DiskNearlyFull(problem=self.trouble)
-        wishes = self.scheduler.offer(new.scope, new.players, new.score)
         now = self._now()
+        wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score)
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
 
     async def _claiming(
@@ -228,6 +228,7 @@ class Dispatch:
             door.abort()
             return
         self._feed.touched(greeting.jobs, greeting.ended)
+        self.offer_again(greeting.freed)
         for note in greeting.notes:
             self.log.warn("{peer}: {note}", peer=door.describe(), note=note)
         before = self.scheduler.sessions.get(player)
@@ -359,17 +360,22 @@ class Dispatch:
             self.log.warn(
                 "{many} reported runs are of jobs that are not here any more ({who})", many=settled.unknown, who=who
             )
-        self._offer_again(settled.freed)
+        self.offer_again(settled.freed)
         return settled.superseded
 
-    def _offer_again(self, freed: Iterable[Freed]) -> None:
+    def offer_again(self, freed: Iterable[Freed]) -> None:
+        """These tasks may be handed out from now on."""
         wishes: list[Wish] = []
         for task in freed:
             if task.player is not None:
                 wishes += self.scheduler.offer(Scope.ALL, (task.player,))
             else:
                 wishes += self.scheduler.offer(Scope.ONE, task.candidates, task.score)
-        self._claim(sorted(wishes, key=lambda wish: wish.player))
+        self._claim_in_turn(sorted(wishes, key=lambda wish: wish.player))
+
+    def _claim_in_turn(self, wishes: list[Wish]) -> None:
+        for start in range(0, len(wishes), AT_ONCE):
+            self._claim(wishes[start : start + AT_ONCE])
 
     async def output(self, door: Door, pieces: list[Piece]) -> None:
         """Save kept output that goes ahead of its report."""
@@ -444,9 +450,7 @@ class Dispatch:
         for one in done.lifted:
             self._say_braked("{who} (uid {uid}) releases {what}", one, who)
         if done.lifted:
-            wishes = self.scheduler.offer(Scope.ALL, tuple(self.scheduler.sessions))
-            for start in range(0, len(wishes), AT_ONCE):
-                self._claim(wishes[start : start + AT_ONCE])
+            self._claim_in_turn(self.scheduler.offer(Scope.ALL, tuple(self.scheduler.sessions)))
         return done
 
     def _say_braked(self, sentence: str, hold: Hold, who: Asker, **more: str) -> None:
@@ -479,6 +483,7 @@ class Dispatch:
         now = self._now()
         done = await self._writer.write(lambda cursor: step(cursor, now, after))
         self._feed.touched(done.jobs, done.ended)
+        self.offer_again(done.freed)
         for player, seqs in done.orders.items():
             door = self.doors.get(player)
             if door is not None:
@@ -494,12 +499,13 @@ class Dispatch:
         return many
 
     async def sweep(self, work: Callable[[Cursor, int], Swept]) -> None:
-        """Let time pass over the store: expiries, removals, runs nobody will hear of. Bounded steps until done."""
+        """Let time pass over the store: expiries, removals, what begins now. Bounded steps until done."""
         more = True
         while more:
             now = self._now()
             swept = await self._writer.write(lambda cursor, now=now: work(cursor, now))  # type: ignore[misc]
             self._feed.touched(swept.jobs, swept.ended)
+            self.offer_again(swept.freed)
             more = swept.more
 
     def _background(self, work: Awaitable[Any], purpose: str) -> None:

@@ -93,6 +93,7 @@ def _begin(cur: Cursor, job: int, now: int) -> None:
         cur.execute("UPDATE request_keys SET drop_at = ? WHERE owner = ? AND request_key = ? AND job_id = ?", where)
     cur.execute("DELETE FROM jobs WHERE job_id = ?", (job,))
     cur.execute("DELETE FROM job_params WHERE job_id = ?", (job,))
+    cur.execute("DELETE FROM gates WHERE job_id = ?", (job,))
     cur.execute("INSERT INTO pruning (job_id) VALUES (?)", (job,))
 
 

@@ -3,6 +3,7 @@
 from orchestra.store.cancels import cancel, cancel_chosen, choose
 from orchestra.store.claims import claim
 from orchestra.store.holds import hold, holds, release
+from orchestra.store.pauses import pause, resume
 from orchestra.store.players import (
     announce,
     catalogue,
@@ -20,7 +21,7 @@ from orchestra.store.players import (
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
 from orchestra.store.submits import submit
-from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
+from orchestra.store.sweeps import expire, give_up, next_expiry, open_due, strike_removed, sweep_removed
 from orchestra.store.views import (
     ended,
     events,
@@ -57,18 +58,22 @@ __all__ = [
     "job_views",
     "news",
     "next_expiry",
+    "open_due",
     "output_pieces",
+    "pause",
     "player_catalogues",
     "player_rows",
     "players",
     "prune",
     "release",
+    "resume",
     "roster",
     "save_pieces",
     "seen",
     "settle",
     "settle_all",
     "size",
+    "strike_removed",
     "submit",
     "sweep_removed",
     "sync_players",

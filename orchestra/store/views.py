@@ -8,7 +8,19 @@ from typing import Any, Final
 import msgspec
 
 from orchestra.errors import JobPruned, JobSkipped, NoSuchJob
-from orchestra.model import Event, JobView, PlayerView, Report, Scope, State, TaskView, verdict
+from orchestra.model import (
+    Course,
+    Event,
+    JobView,
+    Paused,
+    PlayerView,
+    Report,
+    Scope,
+    State,
+    TaskView,
+    Waves,
+    verdict,
+)
 from orchestra.store.ledger import COUNTED, COUNTS
 from orchestra.store.values import PlayerRow, Totals
 
@@ -17,9 +29,14 @@ _report = msgspec.msgpack.Decoder(Report).decode
 
 _JOB: Final = (
     "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
-    f"expires_at, ended_at, priority, last_event, {COUNTS} FROM jobs "
+    "expires_at, ended_at, priority, last_event, rerun_of, "
+    "(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), g.tasks, g.batch, g.canary, "
+    "g.max_failures, g.pause, g.not_before, g.wave, g.opened, g.due_at, g.stopped, g.paused_at, g.paused_by, "
+    f"g.paused_uid, g.paused_login, {COUNTS} FROM jobs "
     "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
+    "LEFT JOIN gates g ON g.job_id = jobs.job_id "
 )
+_COUNTS_AT: Final = 29  # the column of the first count
 _TASK: Final = (
     "SELECT t.n, p.name, t.state, t.attempt, t.reason, t.dispatched_at, t.cancel, t.maybe_ran, r.body FROM tasks t "
     "LEFT JOIN players p ON p.player_id = t.player_id "
@@ -54,8 +71,9 @@ def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, own
 
 
 def _job(row: Sequence[Any]) -> JobView:
-    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *many = row
-    counts = dict(zip(COUNTED, many, strict=True))
+    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last = row[:13]
+    rerun_of, reruns, *gate = row[13:_COUNTS_AT]
+    counts = dict(zip(COUNTED, row[_COUNTS_AT:], strict=True))
     return JobView(
         job=job,
         score=score,
@@ -72,7 +90,19 @@ def _job(row: Sequence[Any]) -> JobView:
         counts={state.label: count for state, count in counts.items() if count},
         verdict=verdict(Scope(scope), counts),
         last_event=last,
+        rerun_of=rerun_of,
+        reruns=tuple(sorted(int(one) for one in reruns.split(","))) if reruns else (),
+        **(_gated(gate) if gate[0] is not None else {}),
     )
+
+
+def _gated(row: Sequence[Any]) -> dict[str, Any]:
+    """What a gate's columns say of its job."""
+    tasks, batch, canary, most, pause, not_before, wave, opened, due_at, stopped, at, owner, uid, login_uid = row
+    waves = Waves(tasks=tasks, batch=batch, canary=canary, max_failures=most, pause=pause)
+    course = Course(waves=waves, wave=wave, opened=opened, next_at=None if stopped else due_at, stopped=stopped)
+    paused = None if at is None else Paused(at=at, owner=owner, uid=uid, login_uid=login_uid)
+    return {"not_before": not_before, "course": course, "paused": paused}
 
 
 def task_views(cur: Cursor, job: int, after: int, limit: int, states: Sequence[State] = ()) -> list[TaskView]:
@@ -219,4 +249,4 @@ def totals(cur: Cursor) -> Totals:
     """The whole store in a few numbers."""
     many = dict(cur.execute("SELECT state, many FROM totals").fetchall())
     players = cur.execute("SELECT count(*) FROM players WHERE disabled_at IS NULL").fetchone()[0]
-    return Totals(players, many.get(State.PENDING, 0), many.get(State.DISPATCHED, 0))
+    return Totals(players, many.get(State.PENDING, 0), many.get(State.DISPATCHED, 0), many.get(State.HELD, 0))
