@@ -5,7 +5,18 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
-from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Listener, Released, Reloaded
+from orchestra.audience.desk import (
+    About,
+    BackedUp,
+    Cancelling,
+    CancelStep,
+    Holding,
+    Listener,
+    Pausing,
+    Released,
+    Reloaded,
+    Resuming,
+)
 from orchestra.core.targets import resolve
 from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
 from orchestra.model import (
@@ -18,6 +29,7 @@ from orchestra.model import (
     Event,
     Hold,
     JobView,
+    Paused,
     PlayerView,
     Receipt,
     Scope,
@@ -55,6 +67,8 @@ class MemoryDesk:
         self.reloaded = Reloaded(changed=("players: 1 added",))
         self.broken: Exception | None = None
         self.held: dict[tuple[str, str], Hold] = {}
+        self.paused: dict[int, Paused] = {}
+        self.manager = MemoryManager(self)
 
     # who may
 
@@ -149,6 +163,7 @@ class MemoryDesk:
             counts={state.label: many for state, many in self._counts(job).items()},
             verdict=self._verdict(job),
             last_event=len(self.log[job]),
+            paused=self.paused.get(job),
         )
 
     async def tasks(self, job: int, after: int = -1, limit: int = 500, states: Sequence[State] = ()) -> list[TaskView]:
@@ -251,6 +266,23 @@ class MemoryDesk:
                 await listener((), view)
 
         return self.watch(job, 0, at_the_end)
+
+
+class MemoryManager:
+    """A :class:`~orchestra.audience.desk.Manager` of a memory desk's jobs."""
+
+    def __init__(self, desk: MemoryDesk) -> None:
+        self._desk = desk
+
+    async def pause(self, asker: Asker, job: int) -> Pausing:
+        await self._desk.job(job)
+        new = job not in self._desk.paused
+        self._desk.paused.setdefault(job, Paused(at=NOW, owner=asker.name, uid=asker.uid))
+        return Pausing(job=job, paused=self._desk.paused[job], new=new, going_on=1)
+
+    async def resume(self, asker: Asker, job: int) -> Resuming:
+        await self._desk.job(job)
+        return Resuming(job=job, was=self._desk.paused.pop(job, None), freed=0)
 
 
 class MemoryWatch:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from orchestra.audience.desk import Reloaded
 from orchestra.audience.perspective import audience_port
 from orchestra.cli import main
 from orchestra.errors import NotSaved
-from orchestra.model import Ask, Asker, Receipt, Scope, State
+from orchestra.model import Ask, Asker, Receipt, Rolling, Scope, State
 
 
 class EagerDesk(MemoryDesk):
@@ -344,3 +345,21 @@ def test_a_submit_needs_neither_tls_nor_tables() -> None:
     """Start-up time is what these imports cost."""
     ran = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, check=True)
     assert ran.stdout == b"[]\n"
+
+
+async def test_a_job_is_paused_and_resumed(say: Command, desk: EagerDesk) -> None:
+    """Both say who and since when, and what a second time does; every status shows it."""
+    await say("submitjob", "uptime", "web1", "web2", "--all", "--batch", "1", "--not-before", "2h")
+    assert desk.asks[1].rolling == Rolling(batch="1")
+    assert (desk.asks[1].not_before or 0) > time.time()
+    who = desk.askers[1].name
+    said = await say("orchestra", "pause", "1")
+    assert said.out == f"job 1: the job is paused since 2026-05-28 20:26:40 UTC by {who}\n"
+    assert said.err == "1 task handed out before: 'orchestra cancel' ends that\n"
+    assert (await say("orchestra", "pause", "1")).out.startswith("job 1: as before: the job is paused since")
+    assert "'orchestra resume 1' lets it go on" in (await say("getstatus", "1")).out
+    assert "paused" in (await say("orchestra", "jobs")).out
+    assert json.loads((await say("orchestra", "pause", "1", "--json")).out)["new"] is False
+    assert (await say("orchestra", "resume", "1")).out == "job 1: resumed\n"
+    assert (await say("orchestra", "resume", "1")).out == "job 1 was not paused\n"
+    assert (await say("orchestra", "resume", "9")).status == 64

@@ -34,7 +34,17 @@ from twisted.spread import pb
 
 from orchestra import parameters
 from orchestra.audience import envelope
-from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Released, Reloaded
+from orchestra.audience.desk import (
+    About,
+    BackedUp,
+    Cancelling,
+    CancelStep,
+    Holding,
+    Pausing,
+    Released,
+    Reloaded,
+    Resuming,
+)
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
 from orchestra.model import (
     Ask,
@@ -149,6 +159,14 @@ class Orchestra:
             progress(done)
             if step.after is None:
                 return done
+
+    async def pause(self, job: int) -> Pausing:
+        """Have nothing of a job handed out until it is resumed; what runs goes on."""
+        return await self._call(Pausing, "pause", {"job": job})
+
+    async def resume(self, job: int) -> Resuming:
+        """Have handed out again what is to be handed out of a job."""
+        return await self._call(Resuming, "resume", {"job": job})
 
     async def hold(self, braking: Braking, reason: str) -> Holding:
         """Have nothing of these handed out until they are released; what runs goes on."""
@@ -484,6 +502,14 @@ class BlockingOrchestra:
     ) -> CancelStep:
         """Cancel all that is unfinished of a choice; see :meth:`Orchestra.cancel_chosen`."""
         return self._do(self._client.cancel_chosen(choice, up_to, progress))
+
+    def pause(self, job: int) -> Pausing:
+        """Have nothing of a job handed out until it is resumed; what runs goes on."""
+        return self._do(self._client.pause(job))
+
+    def resume(self, job: int) -> Resuming:
+        """Have handed out again what is to be handed out of a job."""
+        return self._do(self._client.resume(job))
 
     def hold(self, braking: Braking, reason: str) -> Holding:
         """Have nothing of these handed out until they are released; what runs goes on."""

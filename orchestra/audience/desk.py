@@ -19,6 +19,7 @@ from orchestra.model import (
     Event,
     Hold,
     JobView,
+    Paused,
     PlayerView,
     Receipt,
     State,
@@ -68,6 +69,24 @@ class Released(Struct, frozen=True, kw_only=True):
     left: tuple[Hold, ...]
 
 
+class Pausing(Struct, frozen=True, kw_only=True):
+    """A job of which nothing is handed out. ``new``: it was not paused before; ``going_on``: tasks that players have
+    already."""
+
+    job: int
+    paused: Paused
+    new: bool
+    going_on: int
+
+
+class Resuming(Struct, frozen=True, kw_only=True):
+    """What a resume lifted, None: the job was not paused; ``freed``: tasks that may be handed out with it."""
+
+    job: int
+    was: Paused | None
+    freed: int
+
+
 class Reloaded(Struct, frozen=True, kw_only=True):
     """What a reload changed, and what it refused (then the old one stays in force)."""
 
@@ -86,6 +105,7 @@ class About(Struct, frozen=True, kw_only=True):
     dispatched: int
     holds: tuple[Hold, ...] = ()
     troubles: tuple[str, ...] = ()
+    held: int = 0  # tasks of jobs that roll, begin later or are paused
 
 
 class BackedUp(Struct, frozen=True, kw_only=True):
@@ -101,8 +121,22 @@ class Watch(Protocol):
         """No more calls, at once."""
 
 
+class Manager(Protocol):
+    """What may be done to jobs that are there."""
+
+    async def pause(self, asker: Asker, job: int) -> Pausing:
+        """Hand out nothing of a job until it is resumed; what runs goes on."""
+
+    async def resume(self, asker: Asker, job: int) -> Resuming:
+        """Hand out again what is to be handed out of a job."""
+
+
 class Desk(Protocol):
     """The conductor, as its audience sees it."""
+
+    @property
+    def manager(self) -> Manager:
+        """Who looks after jobs that are there."""
 
     def allowed(self, uid: int, groups: Sequence[int]) -> bool:
         """Whether a user of this machine may submit and read: root, our own user, the audience group."""

@@ -8,6 +8,7 @@
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) about({})              ->       ["OK", value]
       reload({accept_removals}) backup({file})    ->       ["OK", value]
+      pause({job}) resume({job})                  ->       ["OK", value]
       hold({braking, reason}) release({braking})  ->       ["OK", value]    braking None: every hold
       choose({choice})                            ->       ["OK", chosen]
       cancel_chosen({choice, up_to, after})       ->       ["OK", step]     again with its after, until that is None
@@ -153,6 +154,8 @@ class Perspective:
             "cancel": Method(Cancel, self._cancel),
             "choose": Method(Chooses, self._choose),
             "cancel_chosen": Method(CancelChosen, self._cancel_chosen),
+            "pause": Method(OneJob, self._pause),
+            "resume": Method(OneJob, self._resume),
             "hold": Method(Holds, self._hold),
             "release": Method(Releases, self._release),
             "holds": Method(Nothing, self._holds),
@@ -193,6 +196,8 @@ class Perspective:
             raise BadRequest(problem="submit: expire is a number of seconds from 0 on")
         if abs(ask.priority) > MAX_PRIORITY:
             raise BadRequest(problem=f"submit: priority is a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+        if ask.rerun_of is not None:
+            await self._desk.job(ask.rerun_of)  # or NoSuchJob
         if watcher is not None:
             self._check_watcher(watcher)
         receipt = await self._desk.submit(self._guest.asker, ask)
@@ -230,6 +235,12 @@ class Perspective:
 
     async def _cancel_chosen(self, of: CancelChosen, _: Watcher) -> object:
         return await self._desk.cancel_chosen(self._guest.asker, of.choice, of.up_to, of.after)
+
+    async def _pause(self, of: OneJob, _: Watcher) -> object:
+        return await self._desk.manager.pause(self._guest.asker, of.job)
+
+    async def _resume(self, of: OneJob, _: Watcher) -> object:
+        return await self._desk.manager.resume(self._guest.asker, of.job)
 
     async def _hold(self, of: Holds, _: Watcher) -> object:
         return await self._desk.hold(self._guest.asker, of.braking, of.reason)

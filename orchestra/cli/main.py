@@ -29,6 +29,8 @@ COMMANDS: Final = {
     "status": Mounted("orchestra.cli.status:status", "Everything known of a job, or recent jobs; getstatus is this."),
     "wait": Mounted("orchestra.cli.waiting:wait", "Wait until a job has ended."),
     "cancel": Mounted("orchestra.cli.brake:cancel", "Cancel jobs, or all of a score, an owner or a host."),
+    "pause": Mounted("orchestra.cli.rollout:pause", "Stop handing out a job, until it is resumed."),
+    "resume": Mounted("orchestra.cli.rollout:resume", "Have a paused job go on."),
     "hold": Mounted("orchestra.cli.brake:hold", "Stop handing out work: all, to a host, or of a score."),
     "release": Mounted("orchestra.cli.brake:release", "Lift a hold; what waited for that starts."),
     "holds": Mounted("orchestra.cli.brake:holds", "List what is held, by whom and why."),

@@ -11,10 +11,11 @@ import click
 from orchestra import config as conf
 from orchestra import parameters
 from orchestra.cli.printing import print_json, safe, say, tell
+from orchestra.cli.rollout import not_before, rolling_of, rolling_options
 from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
 from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
-from orchestra.model import Ask, Receipt, Scope
+from orchestra.model import Ask, Receipt, Rolling, Scope
 
 MAX_INPUT: Final = 16 << 20
 
@@ -135,6 +136,8 @@ class Request(NamedTuple):
     expire: float | None
     request_key: str | None
     priority: int
+    not_before: float | None = None
+    rolling: Rolling | None = None
 
 
 def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -> Ask:
@@ -159,6 +162,8 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
         expire=request.expire,
         request_key=request.request_key,
         priority=request.priority,
+        not_before=request.not_before,
+        rolling=request.rolling,
     )
 
 
@@ -180,7 +185,11 @@ def _accepted(receipt: Receipt) -> None:
 @click.option("--one", "one_of", is_flag=True, help="Run it on one of the targets, whichever is there.")
 @click.option("--targets-from", metavar="FILE|-", help="More targets, from a file or stdin.")
 @click.option("--params", "params_from", metavar="FILE|-", help="More parameters: KEY=VALUE lines, or a JSON object.")
-@click.option("--expire", callback=expiry, metavar="TIME|never", help="What has not started by then never will.")
+@rolling_options
+@not_before
+@click.option(
+    "--expire", callback=expiry, metavar="TIME|never", help="What has not started so long from now never will."
+)
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
 @click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
@@ -203,10 +212,14 @@ def submit(
 
     Whatever has a '=' is a parameter. More than one target needs --all or --one.
 
+    With --batch or --canary it goes over the targets in waves, by name; a wave begins when the one before has ended,
+    and the first failure that is not allowed for stops it. With --not-before, --expire counts from then.
+
     Exit status: 0 accepted, or with --wait all ok; with --wait otherwise 11 something is lost, 10 failed or killed,
     12 never ran; 13 gave up waiting. 64 usage, 69 no conductor, 70 a bug of ours, 75 try again, 77 denied.
     """
-    ask = ask_of(words, Request(**options), ctx.command_path)
+    rolling = rolling_of(options)
+    ask = ask_of(words, Request(rolling=rolling, **options), ctx.command_path)
     if timeout is not None and not wait:
         raise UsageError(problem="--timeout goes with --wait")
     path = conductor_socket(socket, config)

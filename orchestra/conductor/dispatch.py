@@ -6,7 +6,7 @@ claim together; a report and the next claim together), and only then tells the p
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from sqlite3 import Cursor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -68,7 +68,20 @@ SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections f
 PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
 AT_ONCE: Final = 500  # players for which one commit claims after a release
 
+
+class Change(Protocol):
+    """What something did to jobs."""
+
+    @property
+    def jobs(self) -> frozenset[int]: ...
+    @property
+    def ended(self) -> frozenset[int]: ...
+    @property
+    def freed(self) -> tuple[Freed, ...]: ...
+
+
 T = TypeVar("T")
+C = TypeVar("C", bound=Change)
 News = tuple[Iterable[int], Iterable[int]]
 """The jobs that have changed, and of these those that have ended."""
 NO_NEWS: Final[News] = (), ()
@@ -480,10 +493,7 @@ class Dispatch:
     async def _one_step(
         self, step: Callable[[Cursor, int, tuple[int, int] | None], Cancelled], after: tuple[int, int] | None
     ) -> Cancelled:
-        now = self._now()
-        done = await self._writer.write(lambda cursor: step(cursor, now, after))
-        self._feed.touched(done.jobs, done.ended)
-        self.offer_again(done.freed)
+        done = await self.change(lambda cursor, now: step(cursor, now, after))
         for player, seqs in done.orders.items():
             door = self.doors.get(player)
             if door is not None:
@@ -500,13 +510,16 @@ class Dispatch:
 
     async def sweep(self, work: Callable[[Cursor, int], Swept]) -> None:
         """Let time pass over the store: expiries, removals, what begins now. Bounded steps until done."""
-        more = True
-        while more:
-            now = self._now()
-            swept = await self._writer.write(lambda cursor, now=now: work(cursor, now))  # type: ignore[misc]
-            self._feed.touched(swept.jobs, swept.ended)
-            self.offer_again(swept.freed)
-            more = swept.more
+        while (await self.change(work)).more:
+            pass
+
+    async def change(self, work: Callable[[Cursor, int], C]) -> C:
+        """Do something to jobs; then tell their watchers, and hand out what may be handed out with it."""
+        now = self._now()
+        done = await self._writer.write(lambda cursor: work(cursor, now))
+        self._feed.touched(done.jobs, done.ended)
+        self.offer_again(done.freed)
+        return done
 
     def _background(self, work: Awaitable[Any], purpose: str) -> None:
         def failed(failure: Failure) -> None:

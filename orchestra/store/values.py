@@ -139,6 +139,8 @@ class PausedJob(Struct, frozen=True):
     new: bool
     going_on: int
     jobs: frozenset[int]
+    ended: frozenset[int] = frozenset()
+    freed: tuple[Freed, ...] = ()
 
 
 class Resumed(Struct, frozen=True):
