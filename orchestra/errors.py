@@ -113,6 +113,12 @@ class JobOver(OrchestraError):
     status = EX_USAGE
 
 
+class NothingToRerun(OrchestraError):
+    """Nothing of job {job} has ended as {only}: it has {counts}."""
+
+    status = EX_USAGE
+
+
 class TooManyRemoved(OrchestraError):
     """{file} would remove {many} of {all} players ({some}), and {limit}. Mend the file; or if that is meant, run
     'orchestra reload --accept-removals {many}'."""

@@ -381,6 +381,20 @@ class Ask(Struct, frozen=True, kw_only=True):
     rerun_of: int | None = None
 
 
+class Rerun(Struct, frozen=True, kw_only=True):
+    """A request to run a job once more where it ended in one of these ways. What is None is as it was; ``expire`` and
+    ``not_before`` are as in :class:`Ask`. ``secrets``: parameters whose values are not kept, given anew."""
+
+    job: int
+    only: tuple[State, ...]
+    secrets: dict[str, str] = {}
+    expire: float | None = None
+    request_key: str | None = None
+    priority: int | None = None
+    not_before: float | None = None
+    rolling: Rolling | None = None
+
+
 class NewJob(Struct, frozen=True, kw_only=True):
     """An accepted request on its way into the store."""
 

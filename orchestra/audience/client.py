@@ -57,12 +57,14 @@ from orchestra.model import (
     JobView,
     PlayerView,
     Receipt,
+    Rerun,
+    Rolling,
     Scope,
     State,
     TaskView,
 )
 
-__all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Scope", "State"]
+__all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Rerun", "Rolling", "Scope", "State"]
 
 DEFAULT_SOCKET: Final = "/run/orchestra/audience.pb"
 ANSWER_WITHIN: Final = 60.0  # seconds
@@ -115,6 +117,10 @@ class Orchestra:
     async def submit(self, ask: Ask) -> Receipt:
         """Have a request accepted; once this returns, it is on the conductor's disk."""
         return await self._call(Receipt, "submit", _checked(ask))
+
+    async def rerun(self, wanted: Rerun) -> Receipt:
+        """Have a job run once more, where it ended in one of these ways: a job of its own, that knows of the first."""
+        return await self._call(Receipt, "rerun", wanted)
 
     async def perform(
         self,
@@ -282,7 +288,7 @@ class Orchestra:
         self,
         kind: type[T],
         name: str,
-        arguments: Ask | dict[str, Any],
+        arguments: Ask | Rerun | dict[str, Any],
         *watcher: pb.Referenceable,
         within: float | None = None,
     ) -> T:
@@ -474,6 +480,10 @@ class BlockingOrchestra:
     def submit(self, ask: Ask) -> Receipt:
         """Have a request accepted; once this returns, it is on the conductor's disk."""
         return self._do(self._client.submit(ask))
+
+    def rerun(self, wanted: Rerun) -> Receipt:
+        """Have a job run once more, where it ended in one of these ways."""
+        return self._do(self._client.rerun(wanted))
 
     def perform(
         self,

@@ -22,6 +22,7 @@ from orchestra.model import (
     Paused,
     PlayerView,
     Receipt,
+    Rerun,
     State,
     TaskView,
 )
@@ -129,6 +130,9 @@ class Manager(Protocol):
 
     async def resume(self, asker: Asker, job: int) -> Resuming:
         """Hand out again what is to be handed out of a job."""
+
+    async def rerun(self, asker: Asker, wanted: Rerun) -> Receipt:
+        """Ask for a job once more, where it ended in one of these ways; as a submit."""
 
 
 class Desk(Protocol):

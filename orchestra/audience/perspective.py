@@ -3,6 +3,7 @@
     client                                               conductor
       submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
       perform({ask}, watcher)                     ->       as submit; the watcher hears of the end alone
+      rerun({rerun})                              ->       ["OK", receipt]
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
@@ -33,7 +34,7 @@ from orchestra.audience.desk import Desk, Listener, Watch
 from orchestra.audience.envelope import MAX_BYTES, MAX_ROWS
 from orchestra.audience.seat import Guest, Method, Nothing, Sitter, seat_port
 from orchestra.errors import BadRequest, TooMany
-from orchestra.model import Ask, Braking, Catalogue, Choice, Event, JobView, Receipt, State
+from orchestra.model import Ask, Braking, Catalogue, Choice, Event, JobView, Receipt, Rerun, State
 
 MAX_WATCHERS: Final = 32  # per connection
 MAX_PRIORITY: Final = 1_000_000
@@ -144,6 +145,7 @@ class Perspective:
         self._methods: Mapping[str, Method] = {
             "submit": Method(Ask, self._submit),
             "perform": Method(Ask, self._perform),
+            "rerun": Method(Rerun, self._rerun),
             "job": Method(OneJob, self._job),
             "tasks": Method(Tasks, self._tasks),
             "output": Method(Output, self._output),
@@ -191,11 +193,12 @@ class Perspective:
         self._begin(watcher, lambda listener: self._desk.await_end(receipt.job, listener, new=receipt.created))
         return receipt
 
+    async def _rerun(self, wanted: Rerun, _: Watcher) -> object:
+        _check_numbers("rerun", wanted.expire, wanted.priority or 0)
+        return await self._desk.manager.rerun(self._guest.asker, wanted)
+
     async def _accepted(self, ask: Ask, watcher: Watcher) -> Receipt:
-        if ask.expire is not None and not 0 <= ask.expire < 1e12:
-            raise BadRequest(problem="submit: expire is a number of seconds from 0 on")
-        if abs(ask.priority) > MAX_PRIORITY:
-            raise BadRequest(problem=f"submit: priority is a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+        _check_numbers("submit", ask.expire, ask.priority)
         if ask.rerun_of is not None:
             await self._desk.job(ask.rerun_of)  # or NoSuchJob
         if watcher is not None:
@@ -302,6 +305,13 @@ class Perspective:
                 self._watches.pop(watcher.luid, None)
 
         self._watches[watcher.luid] = watch(listener)
+
+
+def _check_numbers(what: str, expire: float | None, priority: int) -> None:
+    if expire is not None and not 0 <= expire < 1e12:
+        raise BadRequest(problem=f"{what}: expire is a number of seconds from 0 on")
+    if abs(priority) > MAX_PRIORITY:
+        raise BadRequest(problem=f"{what}: priority is a number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
 
 
 def _needed(watcher: Watcher, name: str) -> pb.RemoteReference:

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "submit": Mounted("orchestra.cli.submit:submit", "Ask for a score to be run on hosts; submitjob is this."),
     "status": Mounted("orchestra.cli.status:status", "Everything known of a job, or recent jobs; getstatus is this."),
     "wait": Mounted("orchestra.cli.waiting:wait", "Wait until a job has ended."),
+    "rerun": Mounted("orchestra.cli.rerun:rerun", "Run a job once more where it failed, was lost, or never ran."),
     "cancel": Mounted("orchestra.cli.brake:cancel", "Cancel jobs, or all of a score, an owner or a host."),
     "pause": Mounted("orchestra.cli.rollout:pause", "Stop handing out a job, until it is resumed."),
     "resume": Mounted("orchestra.cli.rollout:resume", "Have a paused job go on."),

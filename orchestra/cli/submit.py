@@ -167,7 +167,8 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
     )
 
 
-def _accepted(receipt: Receipt) -> None:
+def tell_accepted(receipt: Receipt) -> None:
+    """Say what is to be said of a request that was accepted."""
     if not receipt.created:
         tell(f"job {receipt.job} was made by this request key before; nothing new was asked for")
     for warning in receipt.warnings:
@@ -224,9 +225,9 @@ def submit(
         raise UsageError(problem="--timeout goes with --wait")
     path = conductor_socket(socket, config)
     if wait:
-        return Outlook(as_json, timeout).perform(path, ask, _accepted)
+        return Outlook(as_json, timeout).perform(path, ask, tell_accepted)
     receipt = talk(path, lambda conductor: conductor.submit(ask))
-    _accepted(receipt)
+    tell_accepted(receipt)
     if as_json:
         print_json(receipt)
     else:

@@ -20,6 +20,7 @@ from orchestra.store.players import (
 )
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
+from orchestra.store.reruns import again
 from orchestra.store.submits import submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, open_due, strike_removed, sweep_removed
 from orchestra.store.views import (
@@ -35,6 +36,7 @@ from orchestra.store.views import (
 )
 
 __all__ = [
+    "again",
     "alarm",
     "announce",
     "cancel",

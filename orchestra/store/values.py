@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from orchestra.model import Hold, OpenRun, Paused, PlayerView, Report, Run
+from orchestra.model import Hold, JobView, OpenRun, Paused, PlayerView, Report, Run
 
 
 class Roster(Struct, frozen=True):
@@ -150,6 +150,13 @@ class Resumed(Struct, frozen=True):
     jobs: frozenset[int]
     ended: frozenset[int]
     freed: tuple[Freed, ...]
+
+
+class Again(Struct, frozen=True):
+    """A job, and the names of those that it is to be run on once more."""
+
+    view: JobView
+    names: tuple[str, ...]
 
 
 class Swept(Struct, frozen=True):
