@@ -113,6 +113,12 @@ class JobOver(OrchestraError):
     status = EX_USAGE
 
 
+class NoSuchEvent(OrchestraError):
+    """Event {seq} is not known here, the newest is {last}: was the conductor's store put back to an earlier state?"""
+
+    status = EX_USAGE
+
+
 class NothingToRerun(OrchestraError):
     """Nothing of job {job} has ended as {only}: it has {counts}."""
 

@@ -415,16 +415,22 @@ class NewJob(Struct, frozen=True, kw_only=True):
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """One change of a job. ``n`` counts from 1 without a gap."""
+    """One change of a job. ``n`` counts the job's events from 1 without a gap; ``seq`` is larger than that of every
+    event of any job that was committed before.
+
+    ``kind``: of a task dispatched, pending (again), cancelling, unkillable, late and the outcomes; of the whole job
+    submitted, begun, wave, waiting, stopped, paused, resumed, restored, ended.
+    """
 
     n: int
     at: int
-    kind: str  # submitted, dispatched, ok … lost, pending (again), cancelling, unkillable, late, ended; of the whole
-    # job: begun, wave, waiting, stopped, paused, resumed, restored
+    kind: str
     actor: str = ""
     task: int | None = None
     player: str | None = None
     detail: str = ""
+    job: int = 0
+    seq: int = 0
 
 
 class TaskView(Struct, frozen=True, kw_only=True):

@@ -68,6 +68,7 @@ class MemoryDesk:
         self.broken: Exception | None = None
         self.held: dict[tuple[str, str], Hold] = {}
         self.paused: dict[int, Paused] = {}
+        self.history: list[Event] = []  # of all jobs
         self.manager = MemoryManager(self)
 
     # who may
@@ -97,11 +98,16 @@ class MemoryDesk:
 
     def tell(self, job: int, *events: Event) -> None:
         """Something has happened to ``job``."""
-        self.log[job].extend(events)
+        self._write(job, *events)
         if self._verdict(job) and self.log[job][-1].kind != "ended":
-            self.log[job].append(Event(n=len(self.log[job]) + 1, at=NOW, kind="ended"))
+            self._write(job, Event(n=len(self.log[job]) + 1, at=NOW, kind="ended"))
         for watch in list(self.watches):
             watch.wake()
+
+    def _write(self, job: int, *events: Event) -> None:
+        for event in events:
+            self.history.append(replace(event, job=job, seq=len(self.history) + 1))
+            self.log[job].append(self.history[-1])
 
     # the desk
 
@@ -128,7 +134,8 @@ class MemoryDesk:
             )
             for n, name in enumerate(chosen)
         ]
-        self.log[job] = [Event(n=1, at=NOW, kind="submitted", actor=asker.name)]
+        self.log[job] = []
+        self._write(job, Event(n=1, at=NOW, kind="submitted", actor=asker.name))
         waits = tuple(Wait(player=name, why=why) for name in names if name.startswith("down"))
         return Receipt(job=job, created=True, targets=len(names), waits=waits, waiting=len(waits))
 
@@ -283,6 +290,13 @@ class MemoryManager:
     async def resume(self, asker: Asker, job: int) -> Resuming:
         await self._desk.job(job)
         return Resuming(job=job, was=self._desk.paused.pop(job, None), freed=0)
+
+    async def events(self, since: int, limit: int = 500) -> list[Event]:
+        """They are numbered as they were told."""
+        return self._desk.history[since : since + limit]
+
+    async def last_event(self) -> int:
+        return len(self._desk.history)
 
 
 class MemoryWatch:

@@ -363,3 +363,28 @@ async def test_a_job_is_paused_and_resumed(say: Command, desk: EagerDesk) -> Non
     assert (await say("orchestra", "resume", "1")).out == "job 1: resumed\n"
     assert (await say("orchestra", "resume", "1")).out == "job 1 was not paused\n"
     assert (await say("orchestra", "resume", "9")).status == 64
+
+
+async def test_events_are_lines_of_one_job_or_of_all(say: Command, desk: EagerDesk) -> None:
+    """Numbered, oldest first; --since goes on behind a number; in JSON an object a line."""
+    desk.outcomes = {"web1": State.FAILED}
+    for _ in range(2):
+        await say("submitjob", "uptime", "web1", "--wait")
+    who = desk.askers[1].name
+    at = "2026-05-28 20:26:40 UTC"
+    assert (await say("orchestra", "events", "2")).out.splitlines() == [
+        f"1  {at}  submitted  by {who}",
+        f"2  {at}  failed  web1  task 0",
+        f"3  {at}  ended",
+    ]
+    assert (await say("orchestra", "events", "--since", "4")).out.splitlines() == [
+        f"5 job 2  {at}  failed  web1  task 0",
+        f"6 job 2  {at}  ended",
+    ]
+    assert len((await say("orchestra", "events")).out.splitlines()) == 6
+    said = await say("orchestra", "events", "1", "--follow", "--since", "1", "--json")
+    assert [(each["n"], each["kind"], each["seq"]) for each in map(json.loads, said.out.splitlines())] == [
+        (2, "failed", 2),
+        (3, "ended", 3),
+    ]
+    assert (await say("orchestra", "events", "9")).status == 64

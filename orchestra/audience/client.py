@@ -135,13 +135,16 @@ class Orchestra:
         accepted(receipt)
         return await self._waited(receipt.job, watcher, timeout, watching=True)
 
-    async def wait(self, job: int, progress: Progress | None = None, timeout: float | None = None) -> JobView:
-        """The job, once it has ended; ``progress`` is given every event of it, also those that were before.
+    async def wait(
+        self, job: int, progress: Progress | None = None, timeout: float | None = None, since: int = 0
+    ) -> JobView:
+        """The job, once it has ended; ``progress`` is given every event of it, also those that were before, but for the
+        first ``since``.
 
         A conductor that goes away meanwhile is looked for for a minute. :class:`~orchestra.errors.GaveUpWaiting`
         after ``timeout`` seconds; the job goes on.
         """
-        return await self._waited(job, _Watcher(progress), timeout, watching=False)
+        return await self._waited(job, _Watcher(progress, since), timeout, watching=False)
 
     async def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
@@ -211,6 +214,20 @@ class Orchestra:
         """What has happened to a job, from the event after ``since`` on."""
         return _flat(self.event_pages(job, since))
 
+    def all_events(self, since: int = 0) -> AsyncIterator[Event]:
+        """What has happened to all jobs, in the order in which it was committed, from the event ``since`` on."""
+        return _flat(self.all_event_pages(since))
+
+    async def last_event(self) -> int:
+        """The ``seq`` of the newest event of all; 0 if there was none."""
+        return await self._call(int, "last_event", {})
+
+    async def follow(self, progress: Progress, since: int | None = None) -> None:
+        """Have ``progress`` given every event of any job after ``since``, or from now on, until this is cancelled. A
+        conductor that goes away meanwhile is looked for for a minute, and nothing is missed."""
+        start = await self.last_event() if since is None else since
+        await self._followed(0, _AllWatcher(progress, start), watching=False)
+
     def players(self, names: Sequence[str] = ()) -> AsyncIterator[PlayerView]:
         """Players by name; all, if no names are given."""
         return _flat(self.player_pages(names))
@@ -262,6 +279,10 @@ class Orchestra:
     def event_pages(self, job: int, since: int = 0) -> AsyncIterator[list[Event]]:
         """``events``, in the pages they come in."""
         return self._pages(Event, "events", {"job": job}, "since", since, lambda row: row.n)
+
+    def all_event_pages(self, since: int = 0) -> AsyncIterator[list[Event]]:
+        """``all_events``, in the pages they come in."""
+        return self._pages(Event, "all_events", {}, "since", since, lambda row: row.seq)
 
     def player_pages(self, names: Sequence[str] = ()) -> AsyncIterator[list[PlayerView]]:
         """``players``, in the pages they come in."""
@@ -389,9 +410,9 @@ class Orchestra:
 class _Watcher(pb.Referenceable):
     """Is called by the conductor with the events of one job."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: Progress | None, since: int = 0) -> None:
         self._progress = progress
-        self._seen = 0
+        self._seen = since
         self.ended: JobView | None = None
         self._failure: Failure | None = None
         self._done: Deferred[JobView | None] | None = None
@@ -399,6 +420,10 @@ class _Watcher(pb.Referenceable):
     def request(self, job: int) -> tuple[str, dict[str, Any]]:
         """What to ask for: every event that is still to be told, or the end alone if nobody wants to know more."""
         return ("watch", {"job": job, "since": self._seen}) if self._progress else ("await_end", {"job": job})
+
+    def number(self, event: Event) -> int:
+        """What ``since`` is counted in."""
+        return event.n
 
     def follow(self) -> Deferred[JobView | None]:
         """Fires with the job when it has ended, with None when the connection has."""
@@ -422,12 +447,13 @@ class _Watcher(pb.Referenceable):
             return
         try:
             job = None if ended is None else envelope.unpack(ended, JobView, "the job")
-            events = [event for event in envelope.unpack(batch, list[Event], "events") if event.n > self._seen]
+            told = envelope.unpack(batch, list[Event], "events")
+            events = [event for event in told if self.number(event) > self._seen]
             if events and self._progress:
-                self._seen = events[-1].n
-                told = self._progress(events)
-                if told is not None:
-                    await told
+                self._seen = self.number(events[-1])
+                taken = self._progress(events)
+                if taken is not None:
+                    await taken
         except Exception:  # noqa: BLE001 - it belongs to whoever waits, not to the conductor
             self._failure = Failure()
             self._finish(self._failure)
@@ -444,6 +470,16 @@ class _Watcher(pb.Referenceable):
             done.errback(result)
         else:
             done.callback(result)
+
+
+class _AllWatcher(_Watcher):
+    """Is called by the conductor with the events of all jobs."""
+
+    def request(self, job: int) -> tuple[str, dict[str, Any]]:
+        return "watch_all", {"since": self._seen}
+
+    def number(self, event: Event) -> int:
+        return event.seq
 
 
 class BlockingOrchestra:
@@ -552,6 +588,14 @@ class BlockingOrchestra:
     def events(self, job: int, since: int = 0) -> Iterator[Event]:
         """What has happened to a job, from the event after ``since`` on."""
         return self._each(self._client.event_pages(job, since))
+
+    def all_events(self, since: int = 0) -> Iterator[Event]:
+        """What has happened to all jobs, in the order in which it was committed, from the event ``since`` on."""
+        return self._each(self._client.all_event_pages(since))
+
+    def last_event(self) -> int:
+        """The ``seq`` of the newest event of all; 0 if there was none."""
+        return self._do(self._client.last_event())
 
     def players(self, names: Sequence[str] = ()) -> Iterator[PlayerView]:
         """Players by name; all, if no names are given."""

@@ -134,6 +134,15 @@ class Manager(Protocol):
     async def rerun(self, asker: Asker, wanted: Rerun) -> Receipt:
         """Ask for a job once more, where it ended in one of these ways; as a submit."""
 
+    async def events(self, since: int, limit: int = 500) -> list[Event]:
+        """Events of all jobs with ``seq`` > ``since``, in the order in which they were committed."""
+
+    async def last_event(self) -> int:
+        """The ``seq`` of the newest event; 0 if there was none."""
+
+    def watch(self, since: int, listener: Listener) -> Watch:
+        """Have ``listener`` called with every event of any job with ``seq`` > ``since``, for ever."""
+
 
 class Desk(Protocol):
     """The conductor, as its audience sees it."""

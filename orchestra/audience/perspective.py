@@ -15,6 +15,8 @@
       cancel_chosen({choice, up_to, after})       ->       ["OK", step]     again with its after, until that is None
       watch({job, since}, watcher)                ->       ["OK", None]
       await_end({job}, watcher)                   ->       ["OK", None]
+      all_events({since, limit}) last_event({})   ->       ["OK", [rows, more]] ["OK", number]    of all jobs, by seq
+      watch_all({since}, watcher)                 ->       ["OK", None]    which no end of a job ends
       watcher.events([event…], None | job)        <-       its answer asks for the next; the job comes when it has ended
       unwatch({}, watcher)                        ->       ["OK", None]
 
@@ -78,6 +80,11 @@ class Events(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Limit = MAX_ROWS
 
 
+class AllEvents(Struct, frozen=True, forbid_unknown_fields=True):
+    since: Number = 0
+    limit: Limit = MAX_ROWS
+
+
 class Players(Struct, frozen=True, forbid_unknown_fields=True):
     after: Name = ""
     limit: Limit = MAX_ROWS
@@ -127,6 +134,10 @@ class OnePlayer(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
 
 
+class WatchingAll(Struct, frozen=True, forbid_unknown_fields=True):
+    since: Number
+
+
 class Watching(Struct, frozen=True, forbid_unknown_fields=True):
     job: JobNumber
     since: Number = 0
@@ -151,6 +162,8 @@ class Perspective:
             "output": Method(Output, self._output),
             "jobs": Method(Jobs, self._jobs),
             "events": Method(Events, self._events),
+            "all_events": Method(AllEvents, self._all_events),
+            "last_event": Method(Nothing, self._last_event),
             "players": Method(Players, self._players),
             "catalogues": Method(Catalogues, self._catalogues),
             "cancel": Method(Cancel, self._cancel),
@@ -166,6 +179,7 @@ class Perspective:
             "backup": Method(Backup, self._backup),
             "about": Method(Nothing, self._about),
             "watch": Method(Watching, self._watch),
+            "watch_all": Method(WatchingAll, self._watch_all),
             "await_end": Method(OneJob, self._await_end),
             "unwatch": Method(Nothing, self._unwatch),
         }
@@ -223,6 +237,12 @@ class Perspective:
     async def _events(self, of: Events, _: Watcher) -> object:
         return _paged(await self._desk.events(of.job, of.since, of.limit), of.limit)
 
+    async def _all_events(self, of: AllEvents, _: Watcher) -> object:
+        return _paged(await self._desk.manager.events(of.since, of.limit), of.limit)
+
+    async def _last_event(self, _: Nothing, __: Watcher) -> object:
+        return await self._desk.manager.last_event()
+
     async def _players(self, of: Players, _: Watcher) -> object:
         return _paged(await self._desk.players(of.after, of.limit, of.names), of.limit)
 
@@ -271,6 +291,13 @@ class Perspective:
         self._check_watcher(watcher)
         await self._desk.job(of.job)  # or NoSuchJob
         self._begin(watcher, lambda listener: self._desk.watch(of.job, of.since, listener))
+        return None
+
+    async def _watch_all(self, of: WatchingAll, watcher: Watcher) -> object:
+        watcher = _needed(watcher, "watch_all")
+        self._check_watcher(watcher)
+        await self._desk.manager.events(of.since, 1)  # or NoSuchEvent
+        self._begin(watcher, lambda listener: self._desk.manager.watch(of.since, listener))
         return None
 
     async def _await_end(self, of: OneJob, watcher: Watcher) -> object:

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "hold": Mounted("orchestra.cli.brake:hold", "Stop handing out work: all, to a host, or of a score."),
     "release": Mounted("orchestra.cli.brake:release", "Lift a hold; what waited for that starts."),
     "holds": Mounted("orchestra.cli.brake:holds", "List what is held, by whom and why."),
+    "events": Mounted("orchestra.cli.events:events", "What has happened to a job or to all, and what happens now."),
     "jobs": Mounted("orchestra.cli.status:jobs", "List jobs, newest first."),
     "players": Mounted("orchestra.cli.operate:players", "List players: who is there, who is not."),
     "player": Mounted(

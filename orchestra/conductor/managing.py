@@ -9,10 +9,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from orchestra import rolling
-from orchestra.audience.desk import Pausing, Resuming
+from orchestra.audience.desk import Listener, Pausing, Resuming, Watch
 from orchestra.conductor.dispatch import Dispatch
+from orchestra.conductor.feed import ALL, Feed
 from orchestra.errors import BadRequest, NothingToRerun
-from orchestra.model import Ask, Asker, JobView, Receipt, Rerun, Rolling, Scope, Waves
+from orchestra.model import Ask, Asker, Event, JobView, Receipt, Rerun, Rolling, Scope, Waves
 from orchestra.store import statements
 from orchestra.store.saver import Loader
 
@@ -23,10 +24,13 @@ LATEST: Final = 3650 * 86_400  # seconds from now at which a job may begin
 class Manager:
     """A :class:`~orchestra.audience.desk.Manager` of the jobs of a dispatch."""
 
-    def __init__(self, dispatch: Dispatch, reader: Loader, submit: Callable[[Asker, Ask], Awaitable[Receipt]]) -> None:
+    def __init__(
+        self, dispatch: Dispatch, reader: Loader, feed: Feed, submit: Callable[[Asker, Ask], Awaitable[Receipt]]
+    ) -> None:
         """``submit``: the desk's own, which checks whatever is asked for."""
         self._dispatch = dispatch
         self._reader = reader
+        self._feed = feed
         self._submit = submit
 
     async def pause(self, asker: Asker, job: int) -> Pausing:
@@ -58,6 +62,18 @@ class Manager:
             f"{name} was removed from the players file, and is left out" for name in found.names if name not in here
         )
         return replace(receipt, warnings=(*gone[:MOST_GONE], *receipt.warnings))
+
+    async def events(self, since: int, limit: int = 500) -> list[Event]:
+        """Events of all jobs with ``seq`` > ``since``."""
+        return await self._reader.read(lambda cursor: statements.all_events(cursor, since, limit))
+
+    async def last_event(self) -> int:
+        """The ``seq`` of the newest event."""
+        return await self._reader.read(statements.last_event)
+
+    def watch(self, since: int, listener: Listener) -> Watch:
+        """Have ``listener`` called with the events of all jobs."""
+        return self._feed.watch(ALL, since, listener)
 
 
 def once_more(job: JobView, names: tuple[str, ...], wanted: Rerun) -> Ask:

@@ -7,7 +7,8 @@ from sqlite3 import Cursor
 from typing import Final
 
 from orchestra.model import Scope, State, verdict
-from orchestra.store import gates
+from orchestra.store import gates, history
+from orchestra.store.history import EventRow
 from orchestra.store.values import Freed
 
 COUNTED: Final = tuple(sorted(State))
@@ -18,9 +19,6 @@ _ADD = ", ".join(f"{state.label} = {state.label} + ?" for state in COUNTED)
 _TALLY = (
     f"UPDATE jobs SET last_event = last_event + ?, {_ADD} WHERE job_id = ? RETURNING last_event, scope, gated, {COUNTS}"
 )
-_EVENT = "INSERT INTO events (job_id, n, at, kind, actor, task, player_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-
-EventRow = tuple[str, str, int | None, int | None, str]
 
 
 class Ledger:
@@ -69,17 +67,20 @@ class Ledger:
 
     def _close_job(self, job: int, *, follow: bool) -> bool:
         counts, events = self._counts.get(job, {}), self._events.get(job, [])
-        rows = self.cur.execute(_TALLY, (len(events), *[counts.get(state, 0) for state in COUNTED], job))
-        last, scope, gated, *many = rows.fetchone()
-        self._write_events(job, last - len(events) + 1, events)
+        changes = [counts.get(state, 0) for state in COUNTED]
+        (row,) = self.cur.execute(_TALLY, (len(events), *changes, job)).fetchall()
+        last, scope, gated, *many = row
         for state, change in counts.items():
             self._totals[state] = self._totals.get(state, 0) + change
-        ended = bool(counts) and not any(n for state, n in zip(COUNTED, many, strict=True) if not state.terminal)
+        standing = dict(zip(COUNTED, many, strict=True))
+        ended = bool(counts) and not any(n for state, n in standing.items() if not state.terminal)
         if ended:
-            self._end(job, last + 1, verdict(Scope(scope), dict(zip(COUNTED, many, strict=True))))
-        if gated and follow:
-            return self._follow(job, dict(zip(COUNTED, many, strict=True))) or ended
-        return ended
+            last += 1
+            events = [*events, ("ended", "", None, None, verdict(Scope(scope), standing))]
+            self.cur.execute("UPDATE jobs SET ended_at = ?, last_event = ? WHERE job_id = ?", (self.now, last, job))
+        if events:
+            history.write(self.cur, job, last - len(events) + 1, self.now, events)
+        return (gated and follow and self._follow(job, standing)) or ended
 
     def _follow(self, job: int, counts: dict[State, int]) -> bool:
         """Write down what follows for a job that is not handed out whole and at once; whether it ended with that."""
@@ -93,14 +94,6 @@ class Ledger:
         for state, change in more._totals.items():
             self._totals[state] = self._totals.get(state, 0) + change
         return ended
-
-    def _end(self, job: int, n: int, result: str) -> None:
-        self.cur.execute("UPDATE jobs SET ended_at = ?, last_event = ? WHERE job_id = ?", (self.now, n, job))
-        self._write_events(job, n, [("ended", "", None, None, result)])
-
-    def _write_events(self, job: int, first: int, events: list[EventRow]) -> None:
-        rows = [(job, n, self.now, *event) for n, event in enumerate(events, first)]
-        self.cur.executemany(_EVENT, rows)
 
     def _close_totals(self) -> None:
         for state in (State.PENDING, State.DISPATCHED, State.HELD):

@@ -2,6 +2,8 @@
 
 from orchestra.store.cancels import cancel, cancel_chosen, choose
 from orchestra.store.claims import claim
+from orchestra.store.history import last as last_event
+from orchestra.store.history import of_all as all_events
 from orchestra.store.holds import hold, holds, release
 from orchestra.store.pauses import pause, resume
 from orchestra.store.players import (
@@ -38,6 +40,7 @@ from orchestra.store.views import (
 __all__ = [
     "again",
     "alarm",
+    "all_events",
     "announce",
     "cancel",
     "cancel_chosen",
@@ -58,6 +61,7 @@ __all__ = [
     "holds",
     "job_view",
     "job_views",
+    "last_event",
     "news",
     "next_expiry",
     "open_due",

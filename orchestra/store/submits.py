@@ -7,7 +7,7 @@ import msgspec
 
 from orchestra.errors import RequestKeyConflict
 from orchestra.model import NewJob, Scope
-from orchestra.store import gates, moves
+from orchestra.store import gates, history, moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Submitted
 
@@ -87,11 +87,8 @@ def _insert_job(cur: Cursor, new: NewJob, score: int, tasks: tuple[int, int], ga
     ).fetchone()
     job = int(row[0])
     cur.execute("INSERT INTO job_params (job_id, body) VALUES (?, ?)", (job, msgspec.json.encode(new.params)))
-    cur.execute(
-        "INSERT INTO events (job_id, n, at, kind, actor, task, player_id, detail) "
-        "VALUES (?, 1, ?, 'submitted', ?, NULL, NULL, ?)",
-        (job, now, new.owner.name, f"{sum(tasks)} tasks"),
-    )
+    submitted = ("submitted", new.owner.name, None, None, f"{sum(tasks)} tasks")
+    history.write(cur, job, 1, now, [submitted])
     return job
 
 

@@ -21,6 +21,7 @@ from orchestra.model import (
     Waves,
     verdict,
 )
+from orchestra.store import history
 from orchestra.store.ledger import COUNTED, COUNTS
 from orchestra.store.values import PlayerRow, Totals
 
@@ -194,17 +195,10 @@ def ended(cur: Cursor, job: int) -> JobView | None:
 
 def events(cur: Cursor, job: int, since: int, limit: int) -> list[Event]:
     """Events with n > ``since``, oldest first."""
-    rows = cur.execute(
-        "SELECT e.n, e.at, e.kind, e.actor, e.task, p.name, e.detail FROM events e "
-        "LEFT JOIN players p ON p.player_id = e.player_id WHERE e.job_id = ? AND e.n > ? ORDER BY e.n LIMIT ?",
-        (job, since, limit),
-    ).fetchall()
-    if not rows and cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
+    found = history.of_job(cur, job, since, limit)
+    if not found and cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
         raise no_such_job(cur, job)
-    return [
-        Event(n=n, at=at, kind=kind, actor=actor, task=task, player=player, detail=detail)
-        for n, at, kind, actor, task, player, detail in rows
-    ]
+    return found
 
 
 def player_rows(cur: Cursor, after: str, limit: int, names: Sequence[str] = ()) -> list[PlayerRow]:

@@ -207,6 +207,7 @@ CREATE TABLE events (
     task      INTEGER,
     player_id INTEGER,
     detail    TEXT NOT NULL,
+    seq       INTEGER NOT NULL,             -- its place among those of all jobs
     PRIMARY KEY (job_id, n)
 ) STRICT, WITHOUT ROWID;
 
@@ -232,3 +233,12 @@ CREATE TABLE gates (
     paused_login INTEGER
 ) STRICT;
 CREATE INDEX gates_due ON gates (due_at) WHERE due_at IS NOT NULL AND paused_at IS NULL;
+
+-- What each transaction has written of each job: events first to last, by the seq of the last one. The newest row is
+-- never deleted, so no seq is given twice.
+CREATE TABLE changes (
+    seq    INTEGER PRIMARY KEY,
+    job_id INTEGER NOT NULL,
+    first  INTEGER NOT NULL,
+    last   INTEGER NOT NULL
+) STRICT;
