@@ -516,6 +516,20 @@ class PlayerView(Struct, frozen=True, kw_only=True):
     held: str = ""  # why nothing is handed to it
 
 
+class PrunePlan(Struct, frozen=True, kw_only=True):
+    """What pruning would remove now: ``old`` jobs, the output of others, and ``more`` whole jobs because the store is
+    larger than ``keep_size``; bytes are about that many."""
+
+    size: int
+    keep_size: int
+    old: int
+    old_bytes: int
+    outputs: int
+    output_bytes: int
+    more: int
+    more_bytes: int
+
+
 class Wait(Struct, frozen=True, kw_only=True):
     """A target that will not start at once, and why."""
 

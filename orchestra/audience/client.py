@@ -39,6 +39,7 @@ from orchestra.audience.desk import (
     BackedUp,
     Cancelling,
     CancelStep,
+    Cleared,
     Holding,
     Pausing,
     Released,
@@ -56,6 +57,7 @@ from orchestra.model import (
     Hold,
     JobView,
     PlayerView,
+    PrunePlan,
     Receipt,
     Rerun,
     Rolling,
@@ -256,6 +258,14 @@ class Orchestra:
     async def backup(self, file: str) -> BackedUp:
         """Have the conductor copy its store to the new ``file``, an absolute path on its machine."""
         return await self._call(BackedUp, "backup", {"file": file}, within=BACKUP_WITHIN)
+
+    async def prune_plan(self) -> PrunePlan:
+        """What pruning would remove now."""
+        return await self._call(PrunePlan, "prune_plan", {}, within=BACKUP_WITHIN)
+
+    async def prune(self) -> Cleared:
+        """Have it removed."""
+        return await self._call(Cleared, "prune", {}, within=BACKUP_WITHIN)
 
     async def reload(self, accept_removals: int = 0) -> Reloaded:
         """Have configuration, certificates and lists read again; what changed and what was refused. A conductor may be
@@ -612,6 +622,14 @@ class BlockingOrchestra:
     def forgive(self, name: str) -> int:
         """Have the conductor accept a player's retired journals again; how many there were."""
         return self._do(self._client.forgive(name))
+
+    def prune_plan(self) -> PrunePlan:
+        """What pruning would remove now."""
+        return self._do(self._client.prune_plan())
+
+    def prune(self) -> Cleared:
+        """Have it removed."""
+        return self._do(self._client.prune())
 
     def reload(self) -> Reloaded:
         """Have configuration, certificates and lists read again; what changed and what was refused."""

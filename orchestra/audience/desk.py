@@ -21,6 +21,7 @@ from orchestra.model import (
     JobView,
     Paused,
     PlayerView,
+    PrunePlan,
     Receipt,
     Rerun,
     State,
@@ -117,6 +118,15 @@ class BackedUp(Struct, frozen=True, kw_only=True):
     took: int
 
 
+class Cleared(Struct, frozen=True, kw_only=True):
+    """What pruning has removed: jobs, and pieces of output of others; the bytes in use before and after."""
+
+    jobs: int
+    outputs: int
+    before: int
+    after: int
+
+
 class Watch(Protocol):
     def stop(self) -> None:
         """No more calls, at once."""
@@ -142,6 +152,12 @@ class Manager(Protocol):
 
     def watch(self, since: int, listener: Listener) -> Watch:
         """Have ``listener`` called with every event of any job with ``seq`` > ``since``, for ever."""
+
+    async def prune_plan(self) -> PrunePlan:
+        """What pruning would remove now."""
+
+    async def prune(self, asker: Asker) -> Cleared:
+        """Remove it. Only root and the conductor's own user."""
 
 
 class Desk(Protocol):

@@ -9,6 +9,7 @@
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) about({})              ->       ["OK", value]
       reload({accept_removals}) backup({file})    ->       ["OK", value]
+      prune_plan({}) prune({})                    ->       ["OK", value]
       pause({job}) resume({job})                  ->       ["OK", value]
       hold({braking, reason}) release({braking})  ->       ["OK", value]    braking None: every hold
       choose({choice})                            ->       ["OK", chosen]
@@ -176,6 +177,8 @@ class Perspective:
             "holds": Method(Nothing, self._holds),
             "reload": Method(Reload, self._reload),
             "forgive": Method(OnePlayer, self._forgive),
+            "prune_plan": Method(Nothing, self._prune_plan),
+            "prune": Method(Nothing, self._prune),
             "backup": Method(Backup, self._backup),
             "about": Method(Nothing, self._about),
             "watch": Method(Watching, self._watch),
@@ -282,6 +285,12 @@ class Perspective:
 
     async def _backup(self, to: Backup, _: Watcher) -> object:
         return await self._desk.backup(self._guest.asker, to.file)
+
+    async def _prune_plan(self, _: Nothing, __: Watcher) -> object:
+        return await self._desk.manager.prune_plan()
+
+    async def _prune(self, _: Nothing, __: Watcher) -> object:
+        return await self._desk.manager.prune(self._guest.asker)
 
     async def _about(self, _: Nothing, __: Watcher) -> object:
         return await self._desk.about()

@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "reload": Mounted("orchestra.cli.operate:reload", "Have a daemon read its files again; say what changed."),
     "backup": Mounted("orchestra.cli.keep:backup", "Copy the conductor's store to a file, while it works."),
     "restore": Mounted("orchestra.cli.keep:restore", "Put a backup in the place of a stopped conductor's store."),
+    "prune": Mounted("orchestra.cli.keep:prune", "Remove old jobs now, or say what would go."),
     "stage": Mounted("orchestra.cli.stage:stage", "Be the stage: run scores for the player, as player.conf says."),
     "check": Mounted("orchestra.cli.check:check", "Check a daemon's configuration without starting it."),
     "ca": Mounted("orchestra.cli.ca:ca", "Our own certificate authority."),

@@ -130,6 +130,14 @@ def lasted(milliseconds: int) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
+def sized(size: int) -> str:
+    """So many bytes, as a person says it."""
+    for unit, power in (("GB", 30), ("MB", 20), ("kB", 10)):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.1f} {unit}"
+    return f"{size} bytes"
+
+
 def counted(counts: dict[str, int]) -> str:
     """``3 ok, 1 lost``, in the order of the states."""
     return ", ".join(f"{counts[state.label]} {state.label}" for state in State if counts.get(state.label))

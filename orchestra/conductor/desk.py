@@ -96,7 +96,7 @@ class FrontDesk:
         self._reload = reload
         self._upkeep = upkeep
         self._troubles = troubles
-        self.manager = Manager(dispatch, reader, feed, self.submit)
+        self.manager = Manager(dispatch, reader, feed, self.submit, upkeep)
 
     # ---- who may
 

@@ -3,17 +3,19 @@
 And what a request says of when and how its job is handed out, checked.
 """
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from msgspec.structs import replace
 
 from orchestra import rolling
-from orchestra.audience.desk import Listener, Pausing, Resuming, Watch
+from orchestra.audience.desk import Cleared, Listener, Pausing, Resuming, Watch
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import ALL, Feed
-from orchestra.errors import BadRequest, NothingToRerun
-from orchestra.model import Ask, Asker, Event, JobView, Receipt, Rerun, Rolling, Scope, Waves
+from orchestra.conductor.upkeep import Upkeep
+from orchestra.errors import BadRequest, NothingToRerun, OwnerOnly
+from orchestra.model import Ask, Asker, Event, JobView, PrunePlan, Receipt, Rerun, Rolling, Scope, Waves
 from orchestra.store import statements
 from orchestra.store.saver import Loader
 
@@ -25,13 +27,19 @@ class Manager:
     """A :class:`~orchestra.audience.desk.Manager` of the jobs of a dispatch."""
 
     def __init__(
-        self, dispatch: Dispatch, reader: Loader, feed: Feed, submit: Callable[[Asker, Ask], Awaitable[Receipt]]
+        self,
+        dispatch: Dispatch,
+        reader: Loader,
+        feed: Feed,
+        submit: Callable[[Asker, Ask], Awaitable[Receipt]],
+        upkeep: Upkeep | None,
     ) -> None:
         """``submit``: the desk's own, which checks whatever is asked for."""
         self._dispatch = dispatch
         self._reader = reader
         self._feed = feed
         self._submit = submit
+        self._upkeep = upkeep
 
     async def pause(self, asker: Asker, job: int) -> Pausing:
         """Hand out nothing of a job until it is resumed."""
@@ -74,6 +82,21 @@ class Manager:
     def watch(self, since: int, listener: Listener) -> Watch:
         """Have ``listener`` called with the events of all jobs."""
         return self._feed.watch(ALL, since, listener)
+
+    async def prune_plan(self) -> PrunePlan:
+        """What pruning would remove now."""
+        return await self._kept_on_disk().plan()
+
+    async def prune(self, asker: Asker) -> Cleared:
+        """Remove it."""
+        if asker.uid not in (0, os.geteuid()):
+            raise OwnerOnly(who=asker.name, daemon="conductor")
+        return await self._kept_on_disk().prune_now(asker.name)
+
+    def _kept_on_disk(self) -> Upkeep:
+        if self._upkeep is None:
+            raise BadRequest(problem="this conductor has its store in memory, and prunes nothing")
+        return self._upkeep
 
 
 def once_more(job: JobView, names: tuple[str, ...], wanted: Rerun) -> Ask:
