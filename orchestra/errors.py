@@ -97,6 +97,12 @@ class UnknownScore(OrchestraError):
     status = EX_USAGE
 
 
+class ScoreNotRun(OrchestraError):
+    """None of the targets runs the score '{score}'; {player} says why: {reason}"""
+
+    status = EX_USAGE
+
+
 class JobPruned(NoSuchJob):
     """Job {job} has ended, and was pruned: ended jobs stay for as long as 'keep', and while the store is not larger
     than 'keep_size', in conductor.conf."""
@@ -318,8 +324,9 @@ class NotAPlayer(OrchestraError):
 
 
 class RetiredJournal(OrchestraError):
-    """{player} came with journal {journal}, which a newer journal of that player had replaced. If that is meant, run
-    'orchestra player forgive {player}' on the conductor."""
+    """{player} has come with another journal since: a second player has this name and certificate, or its state
+    directory was lost or put back. This one, journal {journal}, is turned away. If it is the right one, stop the other
+    and run 'orchestra player forgive {player}' on the conductor."""
 
 
 class Unconfirmed(OrchestraError):

@@ -110,7 +110,13 @@ def test_a_parameter_in_the_file_and_on_the_line_is_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("{", "not JSON"), ('{"a": 1}', "must be a string"), ("{}x", "not JSON"), ("oops", "KEY=VALUE")],
+    [
+        ("{", "not JSON"),
+        ('{"a": 1}', "must be a string"),
+        ('{"a": "1", "a": "2"}', "given twice"),
+        ("{}x", "not JSON"),
+        ("oops", "KEY=VALUE"),
+    ],
 )
 def test_a_bad_parameter_file_gets_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):

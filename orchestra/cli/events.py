@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from orchestra.cli.printing import coloured, safe, say, when
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.session import JOB, SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.model import Event
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ RECENT: Final = 50
 
 
 @click.command("events", context_settings=SETTINGS)
-@click.argument("job", type=click.IntRange(1), required=False)
+@click.argument("job", type=JOB, required=False)
 @click.option("--follow", is_flag=True, help="Go on with what happens, until the job has ended, or for ever.")
-@click.option("--since", type=click.IntRange(0), metavar="N", help="From the event after number N on.")
+@click.option("--since", type=Whole(0), metavar="N", help="From the event after number N on.")
 @as_json
 @reaching
 def events(job: int | None, follow: bool, since: int | None, as_json: bool, socket: str | None, config: str) -> int:

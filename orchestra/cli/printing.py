@@ -221,8 +221,8 @@ def job_head(job: JobView) -> list[str]:
     if job.request_key:
         lines.append(f"  request key {safe(job.request_key)}")
     if job.params:
-        plural = "s" if len(job.params) > 1 else ""
-        lines.append(f"  {len(job.params)} parameter{plural}: {safe(', '.join(sorted(job.params)))}")
+        many = "1 parameter" if len(job.params) == 1 else f"{len(job.params)} parameters"
+        lines.append(f"  {many}: {safe(', '.join(sorted(job.params)))} (--json tells more)")
     if job.priority:
         lines.append(f"  priority {job.priority}")
     lines += [f"  {safe(line)}" for line in _course(job)]

@@ -6,7 +6,7 @@ import click
 
 from orchestra.cli.printing import print_json, say
 from orchestra.cli.rollout import not_before, rolling_of, rolling_options
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.session import JOB, SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.cli.status import chosen
 from orchestra.cli.submit import expiry, params_in, read, tell_accepted
 from orchestra.cli.waiting import Outlook, seconds
@@ -15,7 +15,7 @@ from orchestra.model import Rerun, State
 
 
 @click.command("rerun", context_settings=SETTINGS)
-@click.argument("job", type=click.IntRange(1))
+@click.argument("job", type=JOB)
 @click.option(
     "--only", callback=chosen, required=True, metavar="OUTCOMES", help="Where it ended so: failed,lost,killed,never …"
 )
@@ -24,7 +24,7 @@ from orchestra.model import Rerun, State
 @not_before
 @click.option("--expire", callback=expiry, metavar="TIME|never", help="Otherwise than the job had.")
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
-@click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), help="Otherwise than the job had.")
+@click.option("--priority", type=Whole(-1_000_000, 1_000_000), help="Otherwise than the job had.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
 @click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
 @as_json
@@ -55,11 +55,7 @@ def rerun(
     wanted = Rerun(job=job, only=only, secrets=given, rolling=rolling, **options)
     path = conductor_socket(socket, config)
     receipt = talk(path, lambda conductor: conductor.rerun(wanted))
+    if not wait:
+        print_json(receipt) if as_json else say(str(receipt.job))
     tell_accepted(receipt)
-    if wait:
-        return Outlook(as_json, timeout).wait(path, receipt.job)
-    if as_json:
-        print_json(receipt)
-    else:
-        say(str(receipt.job))
-    return 0
+    return Outlook(as_json, timeout).wait(path, receipt.job) if wait else 0

@@ -8,7 +8,7 @@ import click
 
 from orchestra import config as conf
 from orchestra.cli.printing import print_json, safe, say, tell
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.session import JOB, SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.cli.waiting import seconds
 from orchestra.core import explain
 from orchestra.errors import UsageError
@@ -22,9 +22,7 @@ def rolling_options(command: F) -> F:
     """The options of a job that rolls."""
     given = (
         click.option("--batch", metavar="N|N%", help="In waves of so many hosts, or of N% of them, by name."),
-        click.option(
-            "--canary", type=click.IntRange(1), metavar="N", help="First on N hosts, all of which must be ok."
-        ),
+        click.option("--canary", type=Whole(1), metavar="N", help="First on N hosts, all of which must be ok."),
         click.option(
             "--max-failures", metavar="N|N%", help="Stop, and cancel the rest, when more than so many fail.  [0]"
         ),
@@ -102,7 +100,7 @@ not_before: Final = click.option(
 
 
 @click.command("pause", context_settings=SETTINGS)
-@click.argument("job", type=click.IntRange(1))
+@click.argument("job", type=JOB)
 @as_json
 @reaching
 def pause(job: int, as_json: bool, socket: str | None, config: str) -> int:
@@ -123,7 +121,7 @@ def pause(job: int, as_json: bool, socket: str | None, config: str) -> int:
 
 
 @click.command("resume", context_settings=SETTINGS)
-@click.argument("job", type=click.IntRange(1))
+@click.argument("job", type=JOB)
 @as_json
 @reaching
 def resume(job: int, as_json: bool, socket: str | None, config: str) -> int:

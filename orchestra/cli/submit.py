@@ -12,7 +12,7 @@ from orchestra import config as conf
 from orchestra import parameters
 from orchestra.cli.printing import print_json, safe, say, tell
 from orchestra.cli.rollout import not_before, rolling_of, rolling_options
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.session import SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
 from orchestra.model import Ask, Receipt, Rolling, Scope
@@ -72,12 +72,21 @@ def params_in(text: str) -> dict[str, str]:
 
 def _json_params(text: str) -> dict[str, str]:
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as problem:
         raise UsageError(problem=f"--params: this is not JSON: {problem}") from None
     if not all(isinstance(value, str) for value in found.values()):
         raise UsageError(problem="--params: every value of the JSON object must be a string")
     return dict(found)
+
+
+def _each_once(items: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in items:
+        if key in found:
+            raise UsageError(problem=f"the parameter '{key[:80]}' is given twice")
+        found[key] = value
+    return found
 
 
 def targets_in(text: str) -> tuple[str, ...]:
@@ -192,7 +201,7 @@ def tell_accepted(receipt: Receipt) -> None:
     "--expire", callback=expiry, metavar="TIME|never", help="What has not started so long from now never will."
 )
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
-@click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
+@click.option("--priority", type=Whole(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
 @click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
 @as_json
@@ -227,9 +236,9 @@ def submit(
     if wait:
         return Outlook(as_json, timeout).perform(path, ask, tell_accepted)
     receipt = talk(path, lambda conductor: conductor.submit(ask))
-    tell_accepted(receipt)
     if as_json:
         print_json(receipt)
     else:
         say(str(receipt.job))
+    tell_accepted(receipt)
     return 0

@@ -31,7 +31,7 @@ from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.targets import complete, resolve
-from orchestra.errors import BackupFailed, BadRequest, Denied, OwnerOnly, UnknownScore
+from orchestra.errors import BackupFailed, BadRequest, Denied, OwnerOnly, ScoreNotRun, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -123,9 +123,7 @@ class FrontDesk:
         new = self._new_job(asker, ask, order, [entry for entry in scores.values() if entry])
         waits = await self._waits(new, {player: players[player] for player in gates.at_once(new, self._now())})
         submitted = await self._dispatch.submit(new)
-        lacking = [
-            f"{players[player]} has no score '{ask.score}' today" for player, entry in scores.items() if not entry
-        ]
+        lacking = [self._lack(player, players[player], ask.score) for player, entry in scores.items() if not entry]
         more = [f"and {len(lacking) - MOST_WARNINGS} more hosts lack it"] if len(lacking) > MOST_WARNINGS else []
         return Receipt(
             job=submitted.job,
@@ -141,8 +139,15 @@ class FrontDesk:
         book = self._dispatch.repertoires
         scores = {player: book.entry(player, score) for player in players if book.seen(player)}
         if len(scores) == len(players) and not any(scores.values()):
+            for player, name in players.items():
+                if reason := book.refusal(player, score):
+                    raise ScoreNotRun(score=score[:80], player=name, reason=reason)
             raise UnknownScore(score=score[:80])
         return scores
+
+    def _lack(self, player: int, name: str, score: str) -> str:
+        reason = self._dispatch.repertoires.refusal(player, score)
+        return f"{name} does not run '{score}': {reason}" if reason else f"{name} has no score '{score}' today"
 
     def _new_job(self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry]) -> NewJob:
         ends = [entry.timeout + entry.kill_grace for entry in scores]
