@@ -30,14 +30,14 @@ _report = msgspec.msgpack.Decoder(Report).decode
 
 _JOB: Final = (
     "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
-    "expires_at, ended_at, priority, last_event, rerun_of, "
-    "(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), g.tasks, g.batch, g.canary, "
-    "g.max_failures, g.pause, g.not_before, g.wave, g.opened, g.due_at, g.stopped, g.paused_at, g.paused_by, "
-    f"g.paused_uid, g.paused_login, {COUNTS} FROM jobs "
+    "expires_at, ended_at, priority, last_event, gated, rerun_of, "
+    f"(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), {COUNTS} FROM jobs "
     "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
-    "LEFT JOIN gates g ON g.job_id = jobs.job_id "
 )
-_COUNTS_AT: Final = 29  # the column of the first count
+_GATE: Final = (
+    "SELECT tasks, batch, canary, max_failures, pause, not_before, wave, opened, due_at, stopped, paused_at, "
+    "paused_by, paused_uid, paused_login FROM gates WHERE job_id = ?"
+)
 _TASK: Final = (
     "SELECT t.n, p.name, t.state, t.attempt, t.reason, t.dispatched_at, t.cancel, t.maybe_ran, r.body FROM tasks t "
     "LEFT JOIN players p ON p.player_id = t.player_id "
@@ -60,7 +60,7 @@ def job_view(cur: Cursor, job: int) -> JobView:
     row = cur.execute(_JOB + "WHERE jobs.job_id = ?", (job,)).fetchone()
     if row is None:
         raise no_such_job(cur, job)
-    return _job(row)
+    return _job(cur, row)
 
 
 def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, owner: str | None) -> list[JobView]:
@@ -68,13 +68,13 @@ def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, own
     conditions = ["jobs.job_id < ?"] + ["ended_at IS NULL"] * unfinished + ["owner = ?"] * (owner is not None)
     values: list[Any] = [(1 << 62) if before is None else before] + ([owner] if owner is not None else [])
     rows = cur.execute(f"{_JOB} WHERE {' AND '.join(conditions)} ORDER BY jobs.job_id DESC LIMIT ?", (*values, limit))
-    return [_job(row) for row in rows]
+    return [_job(cur, row) for row in rows]
 
 
-def _job(row: Sequence[Any]) -> JobView:
-    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last = row[:13]
-    rerun_of, reruns, *gate = row[13:_COUNTS_AT]
-    counts = dict(zip(COUNTED, row[_COUNTS_AT:], strict=True))
+def _job(cur: Cursor, row: Sequence[Any]) -> JobView:
+    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *more = row
+    gated, rerun_of, reruns, *many = more
+    counts = dict(zip(COUNTED, many, strict=True))
     return JobView(
         job=job,
         score=score,
@@ -93,12 +93,13 @@ def _job(row: Sequence[Any]) -> JobView:
         last_event=last,
         rerun_of=rerun_of,
         reruns=tuple(sorted(int(one) for one in reruns.split(","))) if reruns else (),
-        **(_gated(gate) if gate[0] is not None else {}),
+        **(_gate(cur, job) if gated else {}),
     )
 
 
-def _gated(row: Sequence[Any]) -> dict[str, Any]:
-    """What a gate's columns say of its job."""
+def _gate(cur: Cursor, job: int) -> dict[str, Any]:
+    """What the gate of a job says of it."""
+    row = cur.connection.execute(_GATE, (job,)).fetchone()
     tasks, batch, canary, most, pause, not_before, wave, opened, due_at, stopped, at, owner, uid, login_uid = row
     waves = Waves(tasks=tasks, batch=batch, canary=canary, max_failures=most, pause=pause)
     course = Course(waves=waves, wave=wave, opened=opened, next_at=None if stopped else due_at, stopped=stopped)
