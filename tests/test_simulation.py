@@ -58,11 +58,14 @@ def test_no_promise_is_broken(chunk: range, company: Tellers) -> None:
     assert [story.seed for story in told] == list(chunk)
 
 
-def test_a_seed_is_a_story_that_can_be_told_again() -> None:
-    """The same seed, the same story to the last line."""
+def test_a_seed_is_a_story_that_can_be_told_again(company: Tellers) -> None:
+    """The same seed, the same story to the last line; and in another process, which orders its sets otherwise."""
     one, other = tell(11, keep=True), tell(11, keep=True)
     assert one.trace
     assert one.trace == other.trace
+    elsewhere = company.told(CHUNKS[0])
+    here = [tell(story.seed) for story in elsewhere]
+    assert [(story.counts, story.lasted) for story in elsewhere] == [(story.counts, story.lasted) for story in here]
 
 
 @pytest.mark.parametrize("name", sorted(PLANTS))

@@ -93,6 +93,7 @@ class Nemesis:
             (self.clock, 1),
             (self.disk_full, 1.5),
             (self.disk_nearly_full, 1),
+            (self.conductor_nearly_full, 0.7),
             (self.disk_slow, 1),
             (self.sync_fails, 1),
             (self.lost_and_cancelled, 0.8),
@@ -579,6 +580,17 @@ class Nemesis:
 
     def _cure(self, daemon: Host | Node) -> None:
         daemon.drive.full = False
+
+    def conductor_nearly_full(self) -> bool | None:
+        """The conductor's upkeep sees little room: nothing new is accepted or handed out, until there is more."""
+        host = self._host()
+        if host is None:
+            return False
+        assert host.process is not None
+        host.dispatch.pause("the disk is nearly full")
+        self.world.timeline.note("{} is nearly full", host.name)
+        self.world.timeline.later(self.random.uniform(0.1, 12), host.process.enter, host.dispatch.resume)
+        return None
 
     def disk_slow(self) -> None:
         daemon = self.random.choice((*self.world.conductors, *self.world.nodes))
