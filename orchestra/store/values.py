@@ -73,6 +73,7 @@ class Claimed(Struct, frozen=True):
     """Runs for one player, ascending in seq. ``more``: work waits that this player has no room for now.
 
     ``jobs`` have changed: their tasks were given out, or turned out to be overdue, and some have ``ended`` with that.
+    ``superseded``: the session that asked is not its player's newest, and will never be given anything.
     """
 
     player: int
@@ -80,6 +81,7 @@ class Claimed(Struct, frozen=True):
     more: bool
     jobs: frozenset[int]
     ended: frozenset[int] = frozenset()
+    superseded: bool = False
 
 
 class Batch(Struct, frozen=True):
