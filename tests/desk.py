@@ -17,8 +17,9 @@ from orchestra.audience.desk import (
     Reloaded,
     Resuming,
 )
+from orchestra.conductor.vetting import wanted
 from orchestra.core.targets import resolve
-from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
+from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, SecretsWanted, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -122,6 +123,8 @@ class MemoryDesk:
             if self.asks[job] != ask:
                 raise RequestKeyConflict(key=ask.request_key, job=job)
             return Receipt(job=job, created=False, targets=len(names))
+        if missing := await self.secrets_wanted(ask):
+            raise SecretsWanted(names=" and ".join(f"'{name}'" for name in missing))
         job = len(self.asks) + 1
         self.asks[job], self.askers[job] = ask, asker
         if ask.request_key:
@@ -151,6 +154,9 @@ class MemoryDesk:
             raise NoSuchJob(job=job)
         return self.by_task[job]
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        return wanted(ask, [entry for entry in self.catalogue.scores if entry.name == ask.score])
+
     async def job(self, job: int) -> JobView:
         self._tasks_of(job)
         ask, asker = self.asks[job], self.askers[job]
@@ -158,6 +164,8 @@ class MemoryDesk:
             job=job,
             score=ask.score,
             params=ask.params,
+            secrets=tuple(ask.private),
+            dry_run=ask.dry_run,
             scope=ask.scope.value,
             owner=asker.name,
             uid=asker.uid,

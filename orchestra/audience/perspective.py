@@ -4,6 +4,7 @@
       submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
       perform({ask}, watcher)                     ->       as submit; the watcher hears of the end alone
       rerun({rerun})                              ->       ["OK", receipt]
+      secrets_wanted({ask})                       ->       ["OK", names]    of the secrets it would be refused without
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
@@ -158,6 +159,7 @@ class Perspective:
             "submit": Method(Ask, self._submit),
             "perform": Method(Ask, self._perform),
             "rerun": Method(Rerun, self._rerun),
+            "secrets_wanted": Method(Ask, self._secrets_wanted),
             "job": Method(OneJob, self._job),
             "tasks": Method(Tasks, self._tasks),
             "output": Method(Output, self._output),
@@ -224,6 +226,9 @@ class Perspective:
         if watcher is not None and not receipt.created:
             await self._desk.job(receipt.job)  # or NoSuchJob: a request key outlives its job
         return receipt
+
+    async def _secrets_wanted(self, ask: Ask, _: Watcher) -> object:
+        return await self._desk.secrets_wanted(ask)
 
     async def _job(self, of: OneJob, _: Watcher) -> object:
         return await self._desk.job(of.job)

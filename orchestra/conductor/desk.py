@@ -27,6 +27,7 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.managing import Manager, beginning, waves_of
 from orchestra.conductor.upkeep import Upkeep
+from orchestra.conductor.vetting import Vetted, vetted, wanted
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
@@ -112,15 +113,12 @@ class FrontDesk:
 
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Check the request, save it, and say which of its targets will not start at once."""
-        names = resolve(ask.targets, self._dispatch.ids, self._default_domain)
-        problem = parameters.problem(ask.params)
-        if problem:
-            raise BadRequest(problem=problem)
-        players = {self._dispatch.ids[name]: name for name in names}
-        scores = self._scores(ask.score, players)
+        players, scores = self._targets(ask)
+        told = {players[player]: entry for player, entry in scores.items()}
+        fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score))
         # waves go by name; otherwise the order says nothing
         order = tuple(players) if ask.rolling is not None else tuple(sorted(players))
-        new = self._new_job(asker, ask, order, [entry for entry in scores.values() if entry])
+        new = self._new_job(asker, ask, order, [entry for entry in scores.values() if entry], fit)
         waits = await self._waits(new, {player: players[player] for player in gates.at_once(new, self._now())})
         submitted = await self._dispatch.submit(new)
         lacking = [self._lack(player, players[player], ask.score) for player, entry in scores.items() if not entry]
@@ -131,8 +129,22 @@ class FrontDesk:
             targets=len(players),
             waits=tuple(waits[:MOST_WAITS]),
             waiting=len(waits),
-            warnings=tuple(lacking[:MOST_WARNINGS] + more),
+            warnings=tuple(lacking[:MOST_WARNINGS] + more) + fit.warnings,
         )
+
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that a request would be refused without."""
+        scores = self._targets(ask)[1]
+        return wanted(ask, [entry for entry in scores.values() if entry])
+
+    def _targets(self, ask: Ask) -> tuple[dict[int, str], dict[int, ScoreEntry | None]]:
+        """The players a request is for, and the score of each."""
+        names = resolve(ask.targets, self._dispatch.ids, self._default_domain)
+        problem = parameters.problem(ask.params | ask.private)
+        if problem:
+            raise BadRequest(problem=problem)
+        players = {self._dispatch.ids[name]: name for name in names}
+        return players, self._scores(ask.score, players)
 
     def _scores(self, score: str, players: dict[int, str]) -> dict[int, ScoreEntry | None]:
         """The score on each target whose disk is known; an error if they are all known and none has it."""
@@ -149,14 +161,16 @@ class FrontDesk:
         reason = self._dispatch.repertoires.refusal(player, score)
         return f"{name} does not run '{score}': {reason}" if reason else f"{name} has no score '{score}' today"
 
-    def _new_job(self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry]) -> NewJob:
+    def _new_job(
+        self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry], fit: Vetted
+    ) -> NewJob:
         ends = [entry.timeout + entry.kill_grace for entry in scores]
         begins = beginning(ask, self._now())
         return NewJob(
             owner=asker,
             request_key=ask.request_key,
             score=ask.score,
-            params=ask.params,
+            params=fit.params,
             scope=ask.scope,
             players=players,
             idempotent=bool(scores) and all(entry.idempotent for entry in scores),
@@ -167,6 +181,8 @@ class FrontDesk:
             not_before=begins,
             waves=waves_of(ask, len(players)),
             rerun_of=ask.rerun_of,
+            secrets=self._dispatch.seal(ask.score, fit.secrets) if fit.secrets else None,
+            dry_run=ask.dry_run,
         )
 
     def _expires_at(self, seconds: float | None, begins: int) -> int | None:

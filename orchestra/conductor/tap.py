@@ -29,6 +29,7 @@ from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import ConductorOptions, refuse, stop_failing
 from orchestra.security.contexts import ServerCredentials
+from orchestra.security.vault import Vault
 from orchestra.store import sqlite, statements
 from orchestra.store.writer import Reader, Writer
 from orchestra.supervisor import tell_ready
@@ -72,7 +73,8 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         lambda job: reader.read(lambda cursor: statements.ended(cursor, job)),
         lambda since, limit: reader.read(lambda cursor: statements.all_events(cursor, since, limit)),
     )
-    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed)
+    vault = Vault(chosen.secret_key)
+    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed, vault)
     roster = Roster(dispatch, writer, now)
     conductor = Conductor(
         reactor, options.read, tls, dispatch, roster, names, now, lambda status: stop_failing(reactor, status)
@@ -101,6 +103,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     as_another_user = bool(options.parent is not None and options.parent.get("uid"))
     if not as_another_user:
         store.open()
+        vault.open()
 
     def whole_after_all(_: object) -> None:
         store.unchecked = False
@@ -115,6 +118,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def start() -> None:
         if as_another_user:
             store.open()
+            vault.open()
         writer.start()
         reader.start()
         if store.unchecked:

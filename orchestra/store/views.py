@@ -26,11 +26,12 @@ from orchestra.store.ledger import COUNTED, COUNTS
 from orchestra.store.values import PlayerRow, Totals
 
 _params = msgspec.json.Decoder(dict[str, str]).decode
+_names = msgspec.json.Decoder(tuple[str, ...]).decode
 _report = msgspec.msgpack.Decoder(Report).decode
 
 _JOB: Final = (
     "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
-    "expires_at, ended_at, priority, last_event, gated, rerun_of, "
+    "expires_at, ended_at, priority, last_event, job_params.secret, dry_run, gated, rerun_of, "
     f"(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), {COUNTS} FROM jobs "
     "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
 )
@@ -78,8 +79,8 @@ def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, own
 
 
 def _job(cur: Cursor, row: Sequence[Any]) -> JobView:
-    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *more = row
-    gated, rerun_of, reruns, *many = more
+    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *rest = row
+    secret, dry_run, gated, rerun_of, reruns, *many = rest
     counts = dict(zip(COUNTED, many, strict=True))
     return JobView(
         job=job,
@@ -97,6 +98,8 @@ def _job(cur: Cursor, row: Sequence[Any]) -> JobView:
         counts={state.label: count for state, count in counts.items() if count},
         verdict=verdict(Scope(scope), counts),
         last_event=last,
+        secrets=_names(secret) if secret else (),
+        dry_run=bool(dry_run),
         rerun_of=rerun_of,
         reruns=tuple(sorted(int(one) for one in reruns.split(","))) if reruns else (),
         **(_gate(cur, job) if gated else {}),
