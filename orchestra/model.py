@@ -410,11 +410,11 @@ class Ask(Struct, frozen=True, kw_only=True):
 
 class Rerun(Struct, frozen=True, kw_only=True):
     """A request to run a job once more where it ended in one of these ways. What is None is as it was; ``expire`` and
-    ``not_before`` are as in :class:`Ask`. ``private``: its secret parameters, whose values are not kept."""
+    ``not_before`` are as in :class:`Ask`. ``secrets``: parameters whose values are not kept, given anew."""
 
     job: int
     only: tuple[State, ...]
-    private: dict[str, str] = {}
+    secrets: dict[str, str] = {}
     expire: float | None = None
     request_key: str | None = None
     priority: int | None = None

@@ -10,7 +10,7 @@ from storehouse import Storehouse, report
 
 from orchestra.audience.client import Ask, Rerun, Scope
 from orchestra.conductor.managing import once_more
-from orchestra.errors import BadRequest, NothingToRerun, RequestKeyConflict, SecretsWanted
+from orchestra.errors import BadRequest, NothingToRerun, RequestKeyConflict
 from orchestra.model import Course, JobView, Rolling, State, Told, Waves
 from orchestra.store import statements
 
@@ -21,7 +21,6 @@ VIEW = JobView(
     verdict="failed", last_event=9,
 )  # fmt: skip
 ROLLED = replace(VIEW, course=Course(waves=Waves(tasks=20, batch=4, canary=1, max_failures=2), wave=3, opened=9))
-SECRET = replace(VIEW, secrets=("token",))
 
 
 # ---- the request
@@ -46,8 +45,8 @@ def test_a_rerun_asks_for_what_the_job_was() -> None:
         (ROLLED, {}, {"rolling": Rolling(batch="4", canary=1, max_failures="2")}),
         (ROLLED, {"rolling": Rolling(batch="2")}, {"rolling": Rolling(batch="2")}),
         (replace(VIEW, course=Course(waves=Waves(tasks=9, batch=9), wave=1, opened=9)), {}, {"rolling": None}),
+        (VIEW, {"secrets": {"token": "x"}}, {"params": {"version": "7"}, "private": {"token": "x"}}),
         (replace(VIEW, dry_run=True), {}, {"dry_run": True}),
-        (SECRET, {"private": {"token": "x"}}, {"params": {"version": "7"}, "private": {"token": "x"}}),
     ],
 )
 def test_what_is_said_anew_is_otherwise(view: JobView, wanted: dict[str, Any], became: dict[str, Any]) -> None:
@@ -58,14 +57,8 @@ def test_what_is_said_anew_is_otherwise(view: JobView, wanted: dict[str, Any], b
 
 def test_a_rerun_changes_no_parameter_that_is_kept() -> None:
     """Then it would be another request."""
-    with pytest.raises(BadRequest, match="'version' is no secret that job 5 had; a rerun changes no other value"):
-        once_more(VIEW, ("web1",), Rerun(job=5, only=(State.FAILED,), private={"version": "8"}))
-
-
-def test_the_secrets_of_a_job_are_wanted_anew() -> None:
-    """All of them, for nobody has kept them."""
-    with pytest.raises(SecretsWanted, match="Parameter 'token' is secret and required"):
-        once_more(SECRET, ("web1",), Rerun(job=5, only=(State.FAILED,)))
+    with pytest.raises(BadRequest, match="'version' is no secret: a rerun has the values that job 5 had"):
+        once_more(VIEW, ("web1",), Rerun(job=5, only=(State.FAILED,), secrets={"version": "8"}))
 
 
 # ---- who it is of

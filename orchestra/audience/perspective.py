@@ -3,8 +3,8 @@
     client                                               conductor
       submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
       perform({ask}, watcher)                     ->       as submit; the watcher hears of the end alone
-      rerun({rerun})                              ->       ["OK", receipt]
       secrets_wanted({ask})                       ->       ["OK", names]    of the secrets it would be refused without
+      rerun({rerun})                              ->       ["OK", receipt]
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
@@ -158,8 +158,8 @@ class Perspective:
         self._methods: Mapping[str, Method] = {
             "submit": Method(Ask, self._submit),
             "perform": Method(Ask, self._perform),
-            "rerun": Method(Rerun, self._rerun),
             "secrets_wanted": Method(Ask, self._secrets_wanted),
+            "rerun": Method(Rerun, self._rerun),
             "job": Method(OneJob, self._job),
             "tasks": Method(Tasks, self._tasks),
             "output": Method(Output, self._output),

@@ -149,7 +149,7 @@ class Request(NamedTuple):
     expire: float | None
     request_key: str | None
     priority: int
-    dry_run: bool
+    dry_run: bool = False
     not_before: float | None = None
     rolling: Rolling | None = None
 

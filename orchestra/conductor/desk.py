@@ -178,11 +178,11 @@ class FrontDesk:
             priority=ask.priority,
             expires_at=self._expires_at(ask.expire, begins or 0),
             give_up_after=max(ends, default=GIVE_UP_UNKNOWN),
+            secrets=self._dispatch.seal(ask.score, fit.secrets) if fit.secrets else None,
+            dry_run=ask.dry_run,
             not_before=begins,
             waves=waves_of(ask, len(players)),
             rerun_of=ask.rerun_of,
-            secrets=self._dispatch.seal(ask.score, fit.secrets) if fit.secrets else None,
-            dry_run=ask.dry_run,
         )
 
     def _expires_at(self, seconds: float | None, begins: int) -> int | None:

@@ -14,7 +14,7 @@ from orchestra.audience.desk import Cleared, Listener, Pausing, Resuming, Watch
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import ALL, Feed
 from orchestra.conductor.upkeep import Upkeep
-from orchestra.errors import BadRequest, NothingToRerun, OwnerOnly, SecretsWanted
+from orchestra.errors import BadRequest, NothingToRerun, OwnerOnly
 from orchestra.model import Ask, Asker, Event, JobView, PrunePlan, Receipt, Rerun, Rolling, Scope, Waves
 from orchestra.store import statements
 from orchestra.store.saver import Loader
@@ -101,18 +101,14 @@ class Manager:
 
 def once_more(job: JobView, names: tuple[str, ...], wanted: Rerun) -> Ask:
     """The request that ``job`` was, for these hosts, with what is wanted otherwise."""
-    if strange := sorted(wanted.private.keys() - set(job.secrets)):
-        raise BadRequest(
-            problem=f"'{strange[0][:80]}' is no secret that job {job.job} had; a rerun changes no other value"
-        )
-    if missing := [name for name in job.secrets if name not in wanted.private]:
-        raise SecretsWanted(names=" and ".join(f"'{name}'" for name in missing))
+    if known := sorted(wanted.secrets.keys() & job.params.keys()):
+        raise BadRequest(problem=f"'{known[0][:80]}' is no secret: a rerun has the values that job {job.job} had")
     return Ask(
         score=job.score,
         targets=names,
         scope=Scope(job.scope),
         params=job.params,
-        private=wanted.private,
+        private=wanted.secrets,
         dry_run=job.dry_run,
         expire=_lasting(job) if wanted.expire is None else wanted.expire,
         request_key=wanted.request_key,

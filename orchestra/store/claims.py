@@ -45,7 +45,8 @@ _CLAIM: Final = (
     "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING attempt"
 )
 _JOB: Final = (
-    "SELECT scores.name, job_params.body, expires_at, scope, dry_run, job_params.sealed, shut FROM jobs "
+    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, jobs.shut "
+    "FROM jobs "
     "JOIN scores USING (score_id) JOIN job_params USING (job_id) WHERE job_id = ?"
 )
 Waiting = tuple[int, int, int, int]  # rank, job, n, score_id
@@ -75,8 +76,7 @@ class _Books:
     def job(self, job: int) -> _Job:
         if job not in self._jobs:
             name, body, expires_at, scope, dry_run, sealed, shut = self.cur.execute(_JOB, (job,)).fetchone()
-            params, one_of = _decode(body), scope == "one"
-            self._jobs[job] = _Job(name, params, expires_at, one_of, bool(dry_run), sealed, bool(shut))
+            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", bool(dry_run), sealed, bool(shut))
         return self._jobs[job]
 
     def score(self, score: int) -> str:
