@@ -92,6 +92,11 @@ class SecretsWanted(BadRequest):
     '--params FILE' ('orchestra rerun': '--secrets FILE')."""
 
 
+class SecretsNotKept(SecretsWanted):
+    """Parameter {names} of job {job} is secret, and its value was not kept: 'orchestra rerun' asks for it at a
+    terminal, or give it by '--secrets FILE'."""
+
+
 class SecretsUnknown(BadRequest):
     """No player has told of a score '{score}' yet, so nobody can say which of its parameters are secret; give those
     that are not as KEY=VALUE."""
