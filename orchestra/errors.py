@@ -89,7 +89,7 @@ class SecretInTheOpen(BadRequest):
 
 class SecretsWanted(BadRequest):
     """Parameter {names} is secret and required: 'submitjob' asks for it at a terminal, or give it by
-    '--params FILE' ('orchestra rerun': '--secrets FILE')."""
+    '--params FILE'."""
 
 
 class SecretsNotKept(SecretsWanted):
