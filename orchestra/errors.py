@@ -97,6 +97,12 @@ class UnknownScore(OrchestraError):
     status = EX_USAGE
 
 
+class NoSuchScoreAnywhere(OrchestraError):
+    """No player has a score named '{score}'; 'orchestra scores' lists what they have."""
+
+    status = EX_USAGE
+
+
 class JobPruned(NoSuchJob):
     """Job {job} has ended, and was pruned: ended jobs stay for as long as 'keep', and while the store is not larger
     than 'keep_size', in conductor.conf."""

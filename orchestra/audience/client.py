@@ -35,6 +35,7 @@ from twisted.spread import pb
 from orchestra import parameters
 from orchestra.audience import envelope
 from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Released, Reloaded
+from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
 from orchestra.model import (
     Ask,
@@ -203,6 +204,20 @@ class Orchestra:
                 found[catalogue.digest] = whole, others + tuple(name for name in players if name)
                 after = catalogue.digest, players[-1]
         return list(found.values())
+
+    def scores(self, hosts: Sequence[str] = (), name: str = "") -> AsyncIterator[ScoreView]:
+        """Every score by name, or this one: its forms, and the catalogues that have them; ``disks`` says whose those are."""
+        arguments = {"hosts": list(hosts), "name": name}
+        return _flat(self._pages(ScoreView, "scores", arguments, "after", "", lambda row: row.name))
+
+    async def disks(self, hosts: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Who has which catalogue, by its digest; "" is one that is not known yet."""
+        found: dict[str, tuple[str, ...]] = {}
+        arguments = {"hosts": list(hosts)}
+        pages = self._pages(Disk, "disks", arguments, "after", ("", ""), lambda row: (row.digest, row.players[-1]))
+        async for disk in _flat(pages):
+            found[disk.digest] = found.get(disk.digest, ()) + disk.players
+        return found
 
     async def about(self) -> About:
         """The conductor in a few numbers."""
@@ -525,6 +540,14 @@ class BlockingOrchestra:
         """Every catalogue in use, with the names of the players that have it."""
         return self._do(self._client.catalogues(names))
 
+    def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        """Every score by name, or this one; see :meth:`Orchestra.scores`."""
+        return self._do(_all(self._client.scores(hosts, name)))
+
+    def disks(self, hosts: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Who has which catalogue, by its digest; "" is one that is not known yet."""
+        return self._do(self._client.disks(hosts))
+
     def about(self) -> About:
         """The conductor in a few numbers."""
         return self._do(self._client.about())
@@ -586,6 +609,10 @@ def _checked(ask: Ask) -> Ask:
         if len(word) > MAX_WORD or not word.isprintable():
             raise BadRequest(problem=f"{word[:80]!a} is no name: it is too long, or holds unprintable characters")
     return ask
+
+
+async def _all(rows: AsyncIterator[T]) -> list[T]:
+    return [row async for row in rows]
 
 
 async def _flat(pages: AsyncIterator[list[T]]) -> AsyncIterator[T]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.model import (
     Ask,
     Asker,
@@ -139,6 +140,12 @@ class Desk(Protocol):
 
     async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
         """Every catalogue in use, with the names of the players that have it."""
+
+    async def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        """Every score by name, or the one of this name, as these hosts have it; ``hosts`` empty means all."""
+
+    async def disks(self, hosts: Sequence[str] = ()) -> list[Disk]:
+        """Who has which catalogue, by its digest; ``hosts`` empty means all."""
 
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its tasks on some hosts. Running scores are killed; it is done when status says so."""

@@ -4,7 +4,8 @@
       submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
       perform({ask}, watcher)                     ->       as submit; the watcher hears of the end alone
       job({job})                                  ->       ["OK", job]
-      tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
+      tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, scores
+      catalogues({after, names})                  ->       ["OK", [rows, more]]    and disks
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) about({})              ->       ["OK", value]
       reload({accept_removals}) backup({file})    ->       ["OK", value]
@@ -31,6 +32,7 @@ from orchestra.audience import envelope
 from orchestra.audience.desk import Desk, Listener, Watch
 from orchestra.audience.envelope import MAX_BYTES, MAX_ROWS
 from orchestra.audience.seat import Guest, Method, Nothing, Sitter, seat_port
+from orchestra.core.scorebook import Disk
 from orchestra.errors import BadRequest, TooMany
 from orchestra.model import Ask, Braking, Catalogue, Choice, Event, JobView, Receipt, State
 
@@ -87,6 +89,22 @@ class Catalogues(Struct, frozen=True, forbid_unknown_fields=True):
 
     after: tuple[Name, Name] = ("", "")
     names: tuple[Name, ...] = ()
+
+
+class Scores(Struct, frozen=True, forbid_unknown_fields=True):
+    """``name``: only this one."""
+
+    after: Name = ""
+    limit: Limit = MAX_ROWS
+    hosts: tuple[Name, ...] = ()
+    name: Name = ""
+
+
+class Disks(Struct, frozen=True, forbid_unknown_fields=True):
+    """``after``: digest and last name of the last row."""
+
+    after: tuple[Name, Name] = ("", "")
+    hosts: tuple[Name, ...] = ()
 
 
 class Cancel(Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,6 +168,8 @@ class Perspective:
             "events": Method(Events, self._events),
             "players": Method(Players, self._players),
             "catalogues": Method(Catalogues, self._catalogues),
+            "scores": Method(Scores, self._scores),
+            "disks": Method(Disks, self._disks),
             "cancel": Method(Cancel, self._cancel),
             "choose": Method(Chooses, self._choose),
             "cancel_chosen": Method(CancelChosen, self._cancel_chosen),
@@ -221,6 +241,14 @@ class Perspective:
     async def _catalogues(self, of: Catalogues, _: Watcher) -> object:
         rows = catalogue_rows(await self._desk.catalogues(of.names))
         return envelope.page((row for row in rows if (row[0].digest, row[1][-1]) > of.after), MAX_ROWS)
+
+    async def _scores(self, of: Scores, _: Watcher) -> object:
+        found = await self._desk.scores(of.hosts, of.name)
+        return envelope.page((score for score in found if score.name > of.after), of.limit)
+
+    async def _disks(self, of: Disks, _: Watcher) -> object:
+        rows = disk_rows(await self._desk.disks(of.hosts))
+        return envelope.page((row for row in rows if (row.digest, row.players[-1]) > of.after), MAX_ROWS)
 
     async def _cancel(self, of: Cancel, _: Watcher) -> object:
         return await self._desk.cancel(self._guest.asker, of.job, of.names)
@@ -321,6 +349,13 @@ def catalogue_rows(found: Sequence[Row]) -> Iterator[Row]:
         for start in range(0, len(ordered), NAMES_PER_ROW):
             yield catalogue, tuple(ordered[start : start + NAMES_PER_ROW])
             catalogue = Catalogue(digest=catalogue.digest, scores=())
+
+
+def disk_rows(found: Sequence[Disk]) -> Iterator[Disk]:
+    """Disks by digest, each in rows of at most 500 players."""
+    for disk in sorted(found, key=lambda disk: disk.digest):
+        for start in range(0, len(disk.players), NAMES_PER_ROW):
+            yield Disk(disk.digest, disk.players[start : start + NAMES_PER_ROW])
 
 
 def audience_port(reactor: IReactorUNIX, path: str, mode: int, group: str, desk: Desk) -> Service:

@@ -37,7 +37,8 @@ COMMANDS: Final = {
     "player": Mounted(
         "orchestra.cli.node:player", "On a node: status, drain, undrain, kill; on the conductor: forgive."
     ),
-    "scores": Mounted("orchestra.cli.operate:scores", "List the scores that players have."),
+    "scores": Mounted("orchestra.cli.scores:scores", "List the scores that players have, and how they differ."),
+    "score": Mounted("orchestra.cli.score:score", "Help on a score; for its authors: check and try it."),
     "about": Mounted("orchestra.cli.operate:about", "The conductor in a few numbers."),
     "reload": Mounted("orchestra.cli.operate:reload", "Have a daemon read its files again; say what changed."),
     "backup": Mounted("orchestra.cli.keep:backup", "Copy the conductor's store to a file, while it works."),

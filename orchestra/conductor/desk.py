@@ -25,10 +25,12 @@ from orchestra.audience.desk import (
 )
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
+from orchestra.conductor.shelf import Shelf
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
+from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.core.targets import complete, resolve
 from orchestra.errors import BackupFailed, BadRequest, Denied, OwnerOnly, UnknownScore
 from orchestra.model import (
@@ -85,6 +87,7 @@ class FrontDesk:
     ) -> None:
         self._dispatch = dispatch
         self._reader = reader
+        self._shelf = Shelf(reader)
         self._feed = feed
         self._now = now
         self._started_at = started_at
@@ -292,6 +295,17 @@ class FrontDesk:
         found = await self._reader.read(statements.catalogues_in_use)
         rows = [(cat, tuple(sorted(called[p] for p in ids if called.get(p) in wanted))) for cat, ids in found]
         return [(cat, holders) for cat, holders in rows if holders]
+
+    async def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        """Every score, or one, as these hosts have it, or all."""
+        return await self._shelf.scores(self._named(hosts), name)
+
+    async def disks(self, hosts: Sequence[str] = ()) -> list[Disk]:
+        """Who has which catalogue, of these hosts or of all."""
+        return await self._shelf.disks(self._named(hosts))
+
+    def _named(self, hosts: Sequence[str]) -> tuple[str, ...] | None:
+        return resolve(hosts, self._dispatch.ids, self._default_domain) if hosts else None
 
     async def about(self) -> About:
         """The conductor in a few numbers."""
