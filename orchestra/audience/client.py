@@ -206,7 +206,7 @@ class Orchestra:
         return list(found.values())
 
     def scores(self, hosts: Sequence[str] = (), name: str = "") -> AsyncIterator[ScoreView]:
-        """Every score by name, or this one: its forms, and the catalogues that have them; ``disks`` says whose those are."""
+        """Every score by name, or this one: its forms, and the catalogues with them; ``disks`` says whose these are."""
         arguments = {"hosts": list(hosts), "name": name}
         return _flat(self._pages(ScoreView, "scores", arguments, "after", "", lambda row: row.name))
 
