@@ -97,6 +97,13 @@ class UnknownScore(OrchestraError):
     status = EX_USAGE
 
 
+class NotPinned(OrchestraError):
+    """'{score}' cannot be pinned, for not all targets are known to have one and the same: {who}. Bring them to one
+    version, choose other targets, or leave the pin out."""
+
+    status = EX_USAGE
+
+
 class NoSuchScoreAnywhere(OrchestraError):
     """No player has a score named '{score}'; 'orchestra scores' lists what they have."""
 

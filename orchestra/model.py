@@ -355,6 +355,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     expire: float | None = None
     request_key: str | None = None
     priority: int = 0
+    pin: bool = False  # only if all targets have one and the same, and only that
 
 
 class NewJob(Struct, frozen=True, kw_only=True):
@@ -371,6 +372,7 @@ class NewJob(Struct, frozen=True, kw_only=True):
     priority: int
     expires_at: int | None
     give_up_after: int  # timeout + kill_grace: how long past expires_at an unheard-of run may still be going on
+    digest: str = ""  # the only one that may run, or ""
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -426,6 +428,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     counts: dict[str, int]  # by state label, zero counts left out
     verdict: str
     last_event: int
+    digest: str = ""  # what it is pinned to
 
 
 class PlayerView(Struct, frozen=True, kw_only=True):

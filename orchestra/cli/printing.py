@@ -210,6 +210,8 @@ def job_head(job: JobView) -> list[str]:
     lines = [f"{what}: {standing} ({counted(job.counts)})", f"  asked by {asker(job)} on {when(job.created_at)}"]
     if job.request_key:
         lines.append(f"  request key {safe(job.request_key)}")
+    if job.digest:
+        lines.append(f"  pinned to {safe(job.digest)}")
     if job.params:
         plural = "s" if len(job.params) > 1 else ""
         lines.append(f"  {len(job.params)} parameter{plural}: {safe(', '.join(sorted(job.params)))}")

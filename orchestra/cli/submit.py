@@ -135,6 +135,7 @@ class Request(NamedTuple):
     expire: float | None
     request_key: str | None
     priority: int
+    pin: bool = False
 
 
 def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -> Ask:
@@ -159,6 +160,7 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
         expire=request.expire,
         request_key=request.request_key,
         priority=request.priority,
+        pin=request.pin,
     )
 
 
@@ -183,6 +185,7 @@ def _accepted(receipt: Receipt) -> None:
 @click.option("--expire", callback=expiry, metavar="TIME|never", help="What has not started by then never will.")
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
 @click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
+@click.option("--pin", is_flag=True, help="Only if all targets have one and the same version, and only that.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
 @click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
 @as_json
@@ -202,6 +205,9 @@ def submit(
     """Ask for SCORE to be run on the TARGETs, with parameters, and print the id of the job.
 
     Whatever has a '=' is a parameter. More than one target needs --all or --one.
+
+    With --pin the version that all targets have now, score and NAME.conf, is the only one that may run: a host on
+    which it was changed meanwhile refuses. Without, targets that have different ones are a warning.
 
     Exit status: 0 accepted, or with --wait all ok; with --wait otherwise 11 something is lost, 10 failed or killed,
     12 never ran; 13 gave up waiting. 64 usage, 69 no conductor, 70 a bug of ours, 75 try again, 77 denied.

@@ -32,7 +32,8 @@ from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.core.targets import complete, resolve
-from orchestra.errors import BackupFailed, BadRequest, Denied, OwnerOnly, UnknownScore
+from orchestra.core.vetting import Vetted, vet
+from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly
 from orchestra.model import (
     Ask,
     Asker,
@@ -48,7 +49,6 @@ from orchestra.model import (
     PlayerView,
     Receipt,
     Scope,
-    ScoreEntry,
     State,
     TaskView,
     Wait,
@@ -61,7 +61,6 @@ HOUR: Final = 3_600_000
 GIVE_UP_UNKNOWN: Final = HOUR + 10_000  # the default timeout and grace of a score nobody has told us of
 UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label)
 MOST_WAITS: Final = 100
-MOST_WARNINGS: Final = 20
 LONGEST_REASON: Final = 500
 LONGEST_EXPIRY: Final = 3650 * 24 * HOUR
 
@@ -118,32 +117,33 @@ class FrontDesk:
         if problem:
             raise BadRequest(problem=problem)
         players = {self._dispatch.ids[name]: name for name in names}
-        scores = self._scores(ask.score, players)
-        new = self._new_job(asker, ask, tuple(sorted(players)), [entry for entry in scores.values() if entry])
+        book = self._dispatch.repertoires
+        vetted = vet(ask, players, {id_: book.entry(id_, ask.score) for id_ in players if book.seen(id_)})
+        new = self._new_job(asker, ask, tuple(sorted(players)), vetted)
+        if vetted.refusal is not None:
+            return await self._made_before(new, vetted.refusal)
         waits = await self._waits(new, players)
         submitted = await self._dispatch.submit(new)
-        lacking = [
-            f"{players[player]} has no score '{ask.score}' today" for player, entry in scores.items() if not entry
-        ]
-        more = [f"and {len(lacking) - MOST_WARNINGS} more hosts lack it"] if len(lacking) > MOST_WARNINGS else []
         return Receipt(
             job=submitted.job,
             created=submitted.created,
             targets=len(players),
             waits=tuple(waits[:MOST_WAITS]),
             waiting=len(waits),
-            warnings=tuple(lacking[:MOST_WARNINGS] + more),
+            warnings=vetted.warnings,
         )
 
-    def _scores(self, score: str, players: dict[int, str]) -> dict[int, ScoreEntry | None]:
-        """The score on each target whose disk is known; an error if they are all known and none has it."""
-        book = self._dispatch.repertoires
-        scores = {player: book.entry(player, score) for player in players if book.seen(player)}
-        if len(scores) == len(players) and not any(scores.values()):
-            raise UnknownScore(score=score[:80])
-        return scores
+    async def _made_before(self, new: NewJob, refusal: OrchestraError) -> Receipt:
+        """The job that this request has made when it was not refused yet: its key still stands for that."""
+        before = None
+        if new.request_key is not None:
+            before = await self._reader.read(lambda cursor: statements.made_before(cursor, new))
+        if before is None:
+            raise refusal
+        return Receipt(job=before.job, created=False, targets=len(new.players))
 
-    def _new_job(self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry]) -> NewJob:
+    def _new_job(self, asker: Asker, ask: Ask, players: tuple[int, ...], vetted: Vetted) -> NewJob:
+        scores = vetted.scores
         ends = [entry.timeout + entry.kill_grace for entry in scores]
         return NewJob(
             owner=asker,
@@ -157,6 +157,7 @@ class FrontDesk:
             priority=ask.priority,
             expires_at=self._expires_at(ask.expire),
             give_up_after=max(ends, default=GIVE_UP_UNKNOWN),
+            digest=vetted.digest,
         )
 
     def _expires_at(self, seconds: float | None) -> int | None:

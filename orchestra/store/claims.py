@@ -45,8 +45,8 @@ _CLAIM: Final = (
     "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING attempt"
 )
 _JOB: Final = (
-    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope FROM jobs JOIN scores USING (score_id) "
-    "JOIN job_params USING (job_id) WHERE job_id = ?"
+    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, job_params.digest FROM jobs "
+    "JOIN scores USING (score_id) JOIN job_params USING (job_id) WHERE job_id = ?"
 )
 Waiting = tuple[int, int, int, int]  # rank, job, n, score_id
 
@@ -56,6 +56,7 @@ class _Job(NamedTuple):
     params: dict[str, str]
     expires_at: int | None
     one_of: bool
+    digest: str
 
 
 class _Books:
@@ -71,8 +72,8 @@ class _Books:
 
     def job(self, job: int) -> _Job:
         if job not in self._jobs:
-            name, body, expires_at, scope = self.cur.execute(_JOB, (job,)).fetchone()
-            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one")
+            name, body, expires_at, scope, digest = self.cur.execute(_JOB, (job,)).fetchone()
+            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", digest)
         return self._jobs[job]
 
     def score(self, score: int) -> str:
@@ -213,7 +214,7 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
     books.ledger.note(job, State.DISPATCHED.label, task=n, player=player)
     within = None if about.expires_at is None else about.expires_at - books.now
-    return Run(seq, job, n, row[0], about.score, about.params, within)
+    return Run(seq, job, n, row[0], about.score, about.params, within, about.digest)
 
 
 def _close_candidates(cur: Cursor, rank: int, score: int, job: int, n: int) -> None:

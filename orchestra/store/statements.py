@@ -20,7 +20,7 @@ from orchestra.store.players import (
 )
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
-from orchestra.store.submits import submit
+from orchestra.store.submits import made_before, submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
 from orchestra.store.views import (
     ended,
@@ -57,6 +57,7 @@ __all__ = [
     "holds",
     "job_view",
     "job_views",
+    "made_before",
     "news",
     "next_expiry",
     "output_pieces",

@@ -36,9 +36,15 @@ def submit(cur: Cursor, new: NewJob, now: int) -> Submitted:
 def _body_sha(new: NewJob) -> bytes:
     body = (
         *(new.score, sorted(new.params.items()), new.scope, new.players, new.priority),
-        new.expires_at is None,  # when it expires differs at every try, whether it does so does not
+        # when it expires, and what it is pinned to, may differ at every try; whether it is so does not
+        *(new.expires_at is None, bool(new.digest)),
     )
     return hashlib.sha256(msgspec.msgpack.encode(body)).digest()
+
+
+def made_before(cur: Cursor, new: NewJob) -> Submitted | None:
+    """The job that this request has made already, if its request key says so."""
+    return _made_before(cur, new, _body_sha(new))
 
 
 def _made_before(cur: Cursor, new: NewJob, sha: bytes) -> Submitted | None:
@@ -75,7 +81,10 @@ def _insert_job(cur: Cursor, new: NewJob, score: int, tasks: int, now: int) -> i
         ),
     ).fetchone()
     job = int(row[0])
-    cur.execute("INSERT INTO job_params (job_id, body) VALUES (?, ?)", (job, msgspec.json.encode(new.params)))
+    cur.execute(
+        "INSERT INTO job_params (job_id, body, digest) VALUES (?, ?, ?)",
+        (job, msgspec.json.encode(new.params), new.digest),
+    )
     cur.execute(
         "INSERT INTO events (job_id, n, at, kind, actor, task, player_id, detail) "
         "VALUES (?, 1, ?, 'submitted', ?, NULL, NULL, ?)",

@@ -17,7 +17,7 @@ _report = msgspec.msgpack.Decoder(Report).decode
 
 _JOB: Final = (
     "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
-    f"expires_at, ended_at, priority, last_event, {COUNTS} FROM jobs "
+    f"expires_at, ended_at, priority, last_event, job_params.digest, {COUNTS} FROM jobs "
     "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
 )
 _TASK: Final = (
@@ -54,7 +54,7 @@ def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, own
 
 
 def _job(row: Sequence[Any]) -> JobView:
-    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *many = row
+    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, pin, *many = row
     counts = dict(zip(COUNTED, many, strict=True))
     return JobView(
         job=job,
@@ -72,6 +72,7 @@ def _job(row: Sequence[Any]) -> JobView:
         counts={state.label: count for state, count in counts.items() if count},
         verdict=verdict(Scope(scope), counts),
         last_event=last,
+        digest=pin,
     )
 
 

@@ -114,7 +114,8 @@ CREATE TABLE skipped (
 
 CREATE TABLE job_params (
     job_id INTEGER PRIMARY KEY,
-    body   BLOB NOT NULL                    -- JSON object
+    body   BLOB NOT NULL,                   -- JSON object
+    digest TEXT NOT NULL DEFAULT ''         -- of the only score that may run, if the job is pinned to one
 ) STRICT;
 
 -- Outlives the job it points to.
