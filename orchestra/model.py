@@ -7,7 +7,7 @@ ever appended, each with a default.
 
 import enum
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, msgpack
 
@@ -179,6 +179,9 @@ class Run(Struct, frozen=True, array_like=True):
     params: dict[str, str]
     start_within: int | None  # milliseconds from receipt; None: no limit
     digest: str = ""  # the only digest that may run, or ""
+    secrets: dict[str, str] = {}  # parameters that no disk may have in the clear
+    dry_run: bool = False
+    trouble: str = ""  # why it must be refused, found out when it was the player's already
 
 
 class Perform(Struct, frozen=True, array_like=True):
@@ -224,7 +227,7 @@ class Report(Struct, frozen=True, array_like=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""  # of the score that ran
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None  # a json score's may be nested; others' values are strings
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     notes: tuple[str, ...] = ()  # "left a process behind", "response cut at 64 KiB"
@@ -243,8 +246,23 @@ class Started(Struct, frozen=True, array_like=True):
 # ---- scores, as a player announces them
 
 
+class ParamEntry(Struct, frozen=True, array_like=True):
+    """A parameter as its score declares it; ``min`` and ``max`` are of a number's value, or of a length."""
+
+    name: str
+    type: str = "string"  # string, int, float, bool, enum, list
+    required: bool = False
+    default: str | None = None
+    values: tuple[str, ...] = ()
+    pattern: str = ""
+    min: int | float | None = None
+    max: int | float | None = None
+    secret: bool = False
+    description: str = ""
+
+
 class ScoreEntry(Struct, frozen=True, array_like=True):
-    """A score on a player's disk, as far as the conductor needs to know it."""
+    """A score on a player's disk, as far as the conductor needs to know it. With ``params``, no others are taken."""
 
     name: str
     digest: str
@@ -255,6 +273,10 @@ class ScoreEntry(Struct, frozen=True, array_like=True):
     concurrency: int
     idempotent: bool
     max_attempts: int
+    params: tuple[ParamEntry, ...] = ()
+    lock: str = ""  # scores with the same lock exclude each other on a player
+    hidden: bool = False
+    dry_run: bool = False  # it honours ORCHESTRA_DRY_RUN
 
 
 class RefusedScore(Struct, frozen=True, array_like=True):
@@ -346,7 +368,9 @@ class Chosen(Struct, frozen=True):
 
 
 class Ask(Struct, frozen=True, kw_only=True):
-    """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never."""
+    """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never.
+
+    A secret parameter is taken from ``private`` alone: what came by a command line others may have read."""
 
     score: str
     targets: tuple[str, ...]
@@ -356,6 +380,17 @@ class Ask(Struct, frozen=True, kw_only=True):
     request_key: str | None = None
     priority: int = 0
     pin: bool = False  # only if all targets have one and the same, and only that
+    private: dict[str, str] = {}  # parameters that nobody saw; what the score declares secret of them is sealed
+    dry_run: bool = False
+
+
+class Secrets(Struct, frozen=True):
+    """The secret parameters of a job: their names, their values sealed, and what two equal ones have in common that
+    tells nobody without the key what they are."""
+
+    names: tuple[str, ...]
+    sealed: bytes
+    likeness: bytes
 
 
 class NewJob(Struct, frozen=True, kw_only=True):
@@ -373,6 +408,8 @@ class NewJob(Struct, frozen=True, kw_only=True):
     expires_at: int | None
     give_up_after: int  # timeout + kill_grace: how long past expires_at an unheard-of run may still be going on
     digest: str = ""  # the only one that may run, or ""
+    secrets: Secrets | None = None
+    dry_run: bool = False
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -402,7 +439,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     notes: tuple[str, ...] = ()
@@ -429,6 +466,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     verdict: str
     last_event: int
     digest: str = ""  # what it is pinned to
+    secrets: tuple[str, ...] = ()  # the names of secret parameters; their values nobody is shown
+    dry_run: bool = False
 
 
 class PlayerView(Struct, frozen=True, kw_only=True):
@@ -488,7 +527,7 @@ class RunState(enum.IntEnum):
     DONE = 2
 
 
-class JournalEntry(Struct, frozen=True, kw_only=True):
+class JournalEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run as the journal keeps it. ``boot`` is the machine's boot id when the entry was written; ``due`` is the
     boot-time clock (milliseconds) past which an accepted run must not start any more. A tombstone is a DONE entry
     whose report says ``never``."""
@@ -504,6 +543,10 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
     digest: str = ""
     due: int | None = None
     report: Report | None = None
+    concurrency: int = 1  # most runs of its score at once
+    lock: str = ""
+    secret: bool = False  # it has secret parameters, which are in memory only
+    dry_run: bool = False
 
 
 class JournalChange(Struct, frozen=True):

@@ -32,7 +32,7 @@ def digests(orchestra: OutsideOrchestra, name: str) -> dict[str, str]:
     """Who has which form of a score."""
     disks = orchestra.disks()
     [score] = orchestra.scores((), name)
-    return {host: form.entry.digest for form in score.forms for disk in form.disks for host in disks[disk]}
+    return {host: form.entry.digest for form in score.forms for disk in form.disks for host in disks.get(disk, ())}
 
 
 def test_the_catalogue_shows_who_differs_who_lacks_and_who_refuses(command: Command) -> None:

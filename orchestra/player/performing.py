@@ -16,7 +16,9 @@ from typing import Final
 
 from orchestra import __version__
 from orchestra.errors import NotStarted, UnfitScore
-from orchestra.parameters import environment, problem
+from orchestra.parameters import environment
+from orchestra.parameters.declared import complete, no_dry_run, plain, typed
+from orchestra.parameters.declared import refusal as breach
 from orchestra.player import handover
 from orchestra.player.door import (
     WORD,
@@ -29,7 +31,7 @@ from orchestra.player.door import (
     matching,
     order_in,
 )
-from orchestra.player.frames import VERSION
+from orchestra.player.frames import VERSION, to_json
 from orchestra.player.launch import Launched, Users, launch
 from orchestra.player.loop import Loop
 from orchestra.player.pins import Pins, other_digest
@@ -313,15 +315,20 @@ class Stage:
         who = self._users.identity(score.rules)
         mark = _mark(key)
         env = {MARK: mark, "PATH": score.rules.path, "LANG": "C.UTF-8", "HOME": who.home}
-        env |= environment(order["params"])
         env |= {
             "ORCHESTRA_JOB": str(order["job"]),
             "ORCHESTRA_PLAYER": order["player"],
             "ORCHESTRA_ATTEMPT": str(order["attempt"]),
             "ORCHESTRA_SCORE": score.name,
-            "ORCHESTRA_DRY_RUN": "0",
+            "ORCHESTRA_DRY_RUN": "1" if order["dry_run"] else "0",
         }
-        process = launch(score, who, env, self._null)
+        declared = score.rules.params
+        if score.rules.interface == "json":
+            told = typed(declared, complete(declared, order["params"] | order["secrets"]))
+            process = launch(score, who, env, self._null, to_json(told).encode())
+        else:
+            env |= environment(plain(declared, complete(declared, order["params"])))
+            process = launch(score, who, env, self._null)
         self._keep_leader(key, process)
         try:
             run = Run(self._house, key[1], mark, _terms(score), score.digest, process)
@@ -351,8 +358,10 @@ class Stage:
         else:
             score = load(self._options.scores, name, self._trusted)
         self._scores[name] = score
-        if wrong := problem(order["params"]):
+        if wrong := breach(score.rules.params, order["params"], order["secrets"]):
             raise NotStarted(reason=wrong)
+        if order["dry_run"] and not score.rules.dry_run:
+            raise NotStarted(reason=no_dry_run(name))
         return self._pinned(score, order["digest"]) if order["digest"] else score
 
     def _pinned(self, score: ScoreFile, digest: str) -> ScoreFile:
@@ -569,4 +578,4 @@ def _key_of(mark: str) -> Key:
 
 def _terms(score: ScoreFile) -> Terms:
     rules = score.rules
-    return Terms(rules.interface, rules.timeout, rules.kill_grace, rules.output_limit)
+    return Terms(rules.interface, rules.timeout, rules.kill_grace, rules.output_limit, rules.response_limit)
