@@ -7,7 +7,7 @@ import pytest
 from orchestra.cli.score import example, help_lines, span
 from orchestra.cli.scores import MANY, Hosts, drift_lines, score_rows
 from orchestra.core.scorebook import Form, ScoreView, Unfit, bind
-from orchestra.model import Catalogue, RefusedScore, ScoreEntry
+from orchestra.model import Catalogue, ParamEntry, RefusedScore, ScoreEntry
 
 
 def entry(name: str, digest: str = "d1", **more: Any) -> ScoreEntry:
@@ -103,6 +103,7 @@ def test_help_says_all_that_is_needed() -> None:
         "  timeout      90s; what ignores SIGTERM is killed 10s later",
         "  concurrency  1 at once on one player",
         "  idempotent   yes: started again after it was lost, at most 3 times in all",
+        "  parameters   none declared: any KEY=VALUE is passed on",
         "",
         "  d1 on web[1-2] (2 players), the same everywhere",
         "",
@@ -126,6 +127,44 @@ def test_help_on_a_score_that_nobody_would_run_says_why() -> None:
         "  not the same everywhere:",
         "    refused by web1 (1 player): not executable",
     ]
+
+
+PARAMS = (
+    ParamEntry("host", required=True, pattern="[a-z]+", max=63, description="which host"),
+    ParamEntry("level", "enum", default="low", values=("low", "high")),
+    ParamEntry("count", "int", required=True, min=1, max=9),
+    ParamEntry("share", "float", min=0.5),
+    ParamEntry("force", "bool"),
+    ParamEntry("password", required=True, secret=True),
+)
+
+
+def test_help_names_every_parameter_with_its_rules() -> None:
+    """And an example gives what must be given; what is secret is not for the command line."""
+    declared = entry("deploy", lock="db", dry_run=True, params=PARAMS)
+    [score] = bind([catalogue("A", declared)], {"A": 1})
+    lines = list(help_lines(score, {"A": ("web1",)}))
+    assert lines[6:15] == [
+        "  lock         db: not at once with others of that lock on one player",
+        "  dry run      yes: --dry-run has it say what it would do",
+        "  parameters",
+        "               host: string, required; length at most 63; matches [a-z]+; which host",
+        "               level: enum (low, high), default low",
+        "               count: int, required; from 1 to 9",
+        "               share: float; at least 0.5",
+        "               force: bool",
+        "               password: string, required, secret",
+    ]
+    assert lines[-1] == "  submitjob deploy web1 host=STRING count=1 --params FILE --wait"
+
+
+def test_a_score_is_hidden_if_whoever_has_it_says_so() -> None:
+    hidden = entry("deploy", "other", hidden=True)
+    [score] = bind([catalogue("A", hidden), catalogue("B")], {"A": 1, "B": 1})
+    assert score.hidden
+    [score] = bind([catalogue("A", hidden), catalogue("B", OLD)], {"A": 1, "B": 1})
+    assert not score.hidden
+    assert not ScoreView("unfit").hidden
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from orchestra.core import explain
 from orchestra.core.brake import Brake
 from orchestra.core.scorebook import Form, ScoreView
 from orchestra.errors import NoSuchScoreAnywhere
-from orchestra.model import Hold, ScoreEntry
+from orchestra.model import Hold, ParamEntry, ScoreEntry
 
 if TYPE_CHECKING:
     from orchestra.audience.client import Orchestra
@@ -118,7 +118,7 @@ def _shortened(form: Form) -> str:
 def _about(entry: ScoreEntry) -> Iterator[str]:
     yield safe(entry.name) + (f": {safe(entry.description)}" if entry.description else "")
     yield ""
-    yield from (f"  {key:<12} {value}" for key, value in _facts(entry))
+    yield from (f"  {key:<12} {value}".rstrip() for key, value in _facts(entry))
 
 
 def _facts(entry: ScoreEntry) -> Iterator[tuple[str, str]]:
@@ -127,6 +127,40 @@ def _facts(entry: ScoreEntry) -> Iterator[tuple[str, str]]:
     yield "concurrency", f"{entry.concurrency} at once on one player"
     again = f"yes: started again after it was lost, at most {entry.max_attempts} times in all"
     yield "idempotent", again if entry.idempotent else "no: never started twice"
+    if entry.lock:
+        yield "lock", f"{safe(entry.lock)}: not at once with others of that lock on one player"
+    if entry.dry_run:
+        yield "dry run", "yes: --dry-run has it say what it would do"
+    yield "parameters", "" if entry.params else "none declared: any KEY=VALUE is passed on"
+    yield from (("", f"{safe(one.name)}: {safe(rule(one))}") for one in entry.params)
+
+
+def rule(one: ParamEntry) -> str:
+    """What is said of a parameter, in one line."""
+    return "; ".join(part for part in (_kind(one), *_bounds(one), one.description) if part)
+
+
+def _kind(one: ParamEntry) -> str:
+    words = [one.type if not one.values else f"{one.type} ({', '.join(one.values)})"]
+    words += ["required"] if one.required else []
+    words += ["secret"] if one.secret else []
+    words += [f"default {one.default}"] if one.default is not None else []
+    return ", ".join(words)
+
+
+def _bounds(one: ParamEntry) -> Iterator[str]:
+    what = {"string": "length ", "enum": "length ", "list": "length "}.get(one.type, "")
+    match one.min, one.max:
+        case None, None:
+            pass
+        case least, None:
+            yield f"{what}at least {least}"
+        case None, most:
+            yield f"{what}at most {most}"
+        case least, most:
+            yield f"{what}from {least} to {most}"
+    if one.pattern:
+        yield f"matches {one.pattern}"
 
 
 def span(milliseconds: int) -> str:
@@ -140,4 +174,16 @@ def span(milliseconds: int) -> str:
 def example(form: Form, disks: Disks) -> str:
     """A command line that asks for it."""
     host = min((name for disk in form.disks for name in disks.get(disk, ())), default="HOST")
-    return shlex.join(["submitjob", form.entry.name, host, "--wait"])
+    needed = [one for one in form.entry.params if one.required]
+    given = [f"{one.name}={_like(one)}" for one in needed if not one.secret]
+    secret = ["--params", "FILE"] if any(one.secret for one in needed) else []
+    return shlex.join(["submitjob", form.entry.name, host, *given, *secret, "--wait"])
+
+
+def _like(one: ParamEntry) -> str:
+    """Something in the place of a value."""
+    if one.values:
+        return one.values[0]
+    if one.type == "bool":
+        return "yes"
+    return str(one.min) if one.min is not None and one.type in ("int", "float") else one.type.upper()

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from msgspec.structs import asdict
 
 from orchestra.cli.printing import print_json, safe, say, table, tell
 from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
@@ -31,7 +32,7 @@ def scores(hosts: tuple[str, ...], drift: bool, as_json: bool, socket: str | Non
     """List the scores that all players have, or these HOSTs. A score that differs between them has several lines.
 
     With --drift: the scores of which players have different digests, or that some lack or refuse to run, each with the
-    hosts. A digest is of the score and its NAME.conf together.
+    hosts. A digest is of the score and its NAME.conf together. A score with 'hidden = yes' is not listed.
     """
 
     async def work(conductor: "Orchestra") -> tuple[list[ScoreView], Disks, Sequence[Hold]]:
@@ -39,7 +40,7 @@ def scores(hosts: tuple[str, ...], drift: bool, as_json: bool, socket: str | Non
         return found, await conductor.disks(hosts), await conductor.holds()
 
     found, disks, holds = talk(conductor_socket(socket, config), work)
-    shown = [score for score in found if score.drifts] if drift else found
+    shown = [score for score in found if not score.hidden and (score.drifts or not drift)]
     if as_json:
         print_json({"scores": [json_score(score, holds) for score in shown], "disks": disks})
         return 0
@@ -122,15 +123,18 @@ def json_score(score: ScoreView, holds: Sequence[Hold] = ()) -> dict[str, object
     return {
         "name": score.name,
         "drifts": score.drifts,
-        "forms": [_fields(form.entry) | {"players": form.players, "disks": form.disks} for form in score.forms],
+        "forms": [entry_fields(form.entry) | {"players": form.players, "disks": form.disks} for form in score.forms],
         "refused": score.unfit,
         "lacking": {"players": score.lacked_by, "disks": score.lacking},
         "held": explain.held(hold) if hold else "",
     }
 
 
-def _fields(entry: ScoreEntry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in entry.__struct_fields__ if name != "name"}
+def entry_fields(entry: ScoreEntry) -> dict[str, Any]:
+    """A score as a player announces it, in JSON; its name is said beside it."""
+    fields = asdict(entry) | {"params": [asdict(one) for one in entry.params]}
+    del fields["name"]
+    return fields
 
 
 def players(many: int) -> str:

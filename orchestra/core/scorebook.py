@@ -52,6 +52,11 @@ class ScoreView(Struct, frozen=True):
         """Whether it is not the same everywhere."""
         return len(self.forms) != 1 or bool(self.unfit or self.lacking)
 
+    @property
+    def hidden(self) -> bool:
+        """Whether whoever has it wants it in no list."""
+        return bool(self.forms) and all(form.entry.hidden for form in self.forms)
+
 
 def bind(catalogues: Iterable[Catalogue], players: Mapping[str, int], only: str = "") -> list[ScoreView]:
     """Every score by name, or ``only`` one. ``players``: how many have the catalogue of this digest; those of nobody
