@@ -78,6 +78,25 @@ class BadRequest(OrchestraError):
     status = EX_USAGE
 
 
+class Unfit(BadRequest):
+    """{problem}"""
+
+
+class SecretInTheOpen(BadRequest):
+    """Parameter '{name}' is secret, and a command line can be read by others: leave it out and be asked for it, or
+    give it by '--params FILE'."""
+
+
+class SecretsWanted(BadRequest):
+    """Parameter {names} is secret and required: 'submitjob' asks for it at a terminal, or give it by
+    '--params FILE'."""
+
+
+class SecretsUnknown(BadRequest):
+    """No player has told of a score '{score}' yet, so nobody can say which of its parameters are secret; give those
+    that are not as KEY=VALUE."""
+
+
 class NoSuchJob(OrchestraError):
     """There is no job {job}; 'orchestra jobs' lists the ones that are kept."""
 

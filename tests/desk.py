@@ -6,9 +6,10 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Listener, Released, Reloaded
+from orchestra.conductor.vetting import wanted
 from orchestra.core.scorebook import Disk, ScoreView, bind
 from orchestra.core.targets import resolve
-from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
+from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, SecretsWanted, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -19,6 +20,7 @@ from orchestra.model import (
     Event,
     Hold,
     JobView,
+    ParamEntry,
     PlayerView,
     Receipt,
     Scope,
@@ -52,7 +54,9 @@ class MemoryDesk:
         self.log: dict[int, list[Event]] = {}
         self.kept: dict[tuple[int, int, int], list[tuple[int, bytes]]] = {}
         self.watches: set[MemoryWatch] = set()
-        self.catalogue = Catalogue("d1", (score("uptime"), score("sleep")))
+        password = ParamEntry("password", required=True, secret=True)
+        login = replace(score("login"), interface="json", params=(password,))
+        self.catalogue = Catalogue("d1", (score("uptime"), score("sleep"), login))
         self.reloaded = Reloaded(changed=("players: 1 added",))
         self.broken: Exception | None = None
         self.held: dict[tuple[str, str], Hold] = {}
@@ -103,6 +107,8 @@ class MemoryDesk:
             if self.asks[job] != ask:
                 raise RequestKeyConflict(key=ask.request_key, job=job)
             return Receipt(job=job, created=False, targets=len(names))
+        if missing := await self.secrets_wanted(ask):
+            raise SecretsWanted(names=" and ".join(f"'{name}'" for name in missing))
         job = len(self.asks) + 1
         self.asks[job], self.askers[job] = ask, asker
         if ask.request_key:
@@ -131,6 +137,9 @@ class MemoryDesk:
             raise NoSuchJob(job=job)
         return self.by_task[job]
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        return wanted(ask, [entry for entry in self.catalogue.scores if entry.name == ask.score])
+
     async def job(self, job: int) -> JobView:
         self._tasks_of(job)
         ask, asker = self.asks[job], self.askers[job]
@@ -138,6 +147,8 @@ class MemoryDesk:
             job=job,
             score=ask.score,
             params=ask.params,
+            secrets=tuple(ask.private),
+            dry_run=ask.dry_run,
             scope=ask.scope.value,
             owner=asker.name,
             uid=asker.uid,

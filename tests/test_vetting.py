@@ -1,74 +1,107 @@
-"""What the targets' disks say of a request: refusals, warnings, and the digest that a pin insists on."""
+"""A request is held against the scores it is for: who disagrees is named, and what is secret is told apart."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from orchestra.core.drift import NAMED, pinned, warning
-from orchestra.core.vetting import MOST_WARNINGS, UNPINNABLE, Vetted, vet
-from orchestra.errors import NotPinned, UnknownScore
-from orchestra.model import Ask, Scope, ScoreEntry
+from orchestra.conductor.vetting import Vetted, vetted, wanted
+from orchestra.errors import BadRequest, OrchestraError, SecretInTheOpen, SecretsUnknown, SecretsWanted, Unfit
+from orchestra.model import Ask, ParamEntry, Scope, ScoreEntry
 
-TARGETS = {1: "web1", 2: "web2", 3: "web3"}
-
-
-def entry(digest: str) -> ScoreEntry:
-    return ScoreEntry("deploy", digest, "", "env", 1, 1, 1, False, 1)
-
-
-def ask(**more: Any) -> Ask:
-    return Ask(**{"score": "deploy", "targets": ("x",), "scope": Scope.ALL} | more)
+PLAIN = ScoreEntry("deploy", "d0", "", "env", 1000, 0, 1, False, 3)
+PORT = ParamEntry("port", "int", max=9)
+TYPED = replace(PLAIN, digest="d1", params=(PORT,))
+PASSWORD = ParamEntry("password", required=True, secret=True, min=3)
+SECRET = replace(PLAIN, digest="d2", interface="json", params=(PORT, PASSWORD))
+CAREFUL = replace(PLAIN, digest="d3", dry_run=True)
+NO_DRY_RUN = "the score 'deploy' knows no dry run: it would do what it does; its .conf has no 'dry_run = yes'"
 
 
-A, B = entry("a" * 64), entry("b" * 64)
+def ask(scope: Scope = Scope.ALL, **more: Any) -> Ask:
+    return Ask(score="deploy", targets=("web1",), scope=scope, **more)
 
 
-def test_a_pin_is_the_digest_that_all_have() -> None:
-    assert pinned("deploy", TARGETS, {1: A, 2: A, 3: A}) == "a" * 64
-    assert vet(ask(pin=True), TARGETS, {1: A, 2: A, 3: A}) == Vetted((A, A, A), "a" * 64)
+def problem(ask: Ask, scores: Mapping[str, ScoreEntry | None], kind: type[OrchestraError] = Unfit) -> str:
+    with pytest.raises(kind) as caught:
+        vetted(ask, scores, ())
+    return caught.value.sentence
 
 
-@pytest.mark.parametrize(
-    ("having", "who"),
-    [
-        ({1: A, 2: A, 3: B}, "aaaaaaaaaaaa on web[1-2], bbbbbbbbbbbb on web3."),
-        ({1: A, 2: A, 3: None}, "aaaaaaaaaaaa on web[1-2], no such score on web3."),
-        ({1: A, 2: A}, "aaaaaaaaaaaa on web[1-2], nothing known yet on web3."),
-        ({1: B, 3: None}, "bbbbbbbbbbbb on web1, no such score on web3, nothing known yet on web2."),
-        ({}, "nothing known yet on web[1-3]."),
-    ],
-)
-def test_a_pin_that_not_all_can_keep_is_refused_and_says_who_has_what(having: Any, who: str) -> None:
-    """Who has never been seen may have anything."""
-    with pytest.raises(NotPinned) as refused:
-        pinned("deploy", TARGETS, having)
-    assert who in refused.value.sentence
-    vetted = vet(ask(pin=True), TARGETS, having)
-    assert isinstance(vetted.refusal, NotPinned)
-    assert (vetted.digest, vetted.warnings) == (UNPINNABLE, ())
+def test_what_is_not_declared_may_be_anything() -> None:
+    assert vetted(ask(params={"a": "b"}), {"web1": PLAIN, "web2": None}, ()) == Vetted({"a": "b"}, {})
 
 
-def test_drift_without_a_pin_is_a_warning() -> None:
-    """Of those that have it; the others are warned of one by one."""
-    says = "'deploy' is not the same on all targets: aaaaaaaaaaaa on web1, bbbbbbbbbbbb on web2; --pin insists on one"
-    assert warning("deploy", TARGETS, {1: A, 2: B, 3: None}) == says
-    assert vet(ask(), TARGETS, {1: A, 2: B, 3: None}) == Vetted(
-        (A, B), warnings=(says, "web3 has no score 'deploy' today")
+def test_a_breach_is_told_before_anything_is_queued() -> None:
+    """Where all agree, nobody has to be named."""
+    assert problem(ask(params={"port": "10"}), {"web1": TYPED, "web2": TYPED}) == (
+        "parameter 'port': expected at most 9"
     )
-    assert warning("deploy", TARGETS, {1: A, 2: A, 3: None}) == ""
 
 
-def test_a_score_that_no_target_has_is_refused() -> None:
-    """If all of them are known; else it may be there when they are."""
-    assert isinstance(vet(ask(), TARGETS, {1: None, 2: None, 3: None}).refusal, UnknownScore)
-    assert vet(ask(), TARGETS, {1: None, 2: None}).refusal is None
-    assert vet(ask(), TARGETS, {}) == Vetted(())
+def test_the_targets_that_disagree_are_named() -> None:
+    """Three of them, and how many more."""
+    scores = {f"web{n}": TYPED if n < 6 else PLAIN for n in range(1, 9)}
+    assert problem(ask(params={"port": "10"}), scores) == (
+        "web1, web2, web3 and 2 more: parameter 'port': expected at most 9"
+    )
 
 
-def test_many_hosts_make_no_long_sentence() -> None:
-    targets = {n: f"web{n}" for n in range(1, NAMED + 51)}
-    sentence = warning("deploy", targets, {n: A if n > 1 else B for n in targets})
-    assert "aaaaaaaaaaaa on web[2-201] and 49 more, bbbbbbbbbbbb on web1;" in sentence
-    lacking = vet(ask(), targets, {n: None if n > 1 else B for n in targets}).warnings
-    assert len(lacking) == MOST_WARNINGS + 1
-    assert lacking[-1] == f"and {NAMED + 49 - MOST_WARNINGS} more hosts lack it"
+def test_a_one_of_job_needs_one_who_takes_it() -> None:
+    """The others will refuse, and are named."""
+    one = ask(Scope.ONE, params={"port": "10"})
+    assert vetted(one, {"web1": TYPED, "web2": PLAIN}, ()).warnings == (
+        "web1 will refuse: parameter 'port': expected at most 9",
+    )
+    assert problem(one, {"web1": TYPED, "web2": TYPED}) == "parameter 'port': expected at most 9"
+
+
+def test_secrets_are_told_apart_from_what_only_came_with_them() -> None:
+    """A file may hold both."""
+    given = ask(params={}, private={"port": "1", "password": "canary"})
+    assert vetted(given, {"web1": SECRET}, ()) == Vetted({"port": "1"}, {"password": "canary"})
+
+
+def test_a_secret_on_a_command_line_is_refused() -> None:
+    said = problem(ask(params={"password": "canary"}), {"web1": SECRET}, SecretInTheOpen)
+    assert "'password' is secret" in said and "--params FILE" in said and "canary" not in said
+
+
+def test_a_secret_that_is_missing_is_asked_for() -> None:
+    assert "'password' is secret and required" in problem(ask(), {"web1": SECRET}, SecretsWanted)
+    assert wanted(ask(), [SECRET, SECRET, PLAIN]) == ("password",)
+    assert wanted(ask(private={"password": "x"}), [SECRET]) == ()
+
+
+def test_a_secret_is_checked_and_not_shown() -> None:
+    assert problem(ask(private={"password": "xy"}), {"web1": SECRET}) == (
+        "parameter 'password': expected at least 3 characters"
+    )
+
+
+def test_a_target_that_does_not_know_a_parameter_as_secret_is_named() -> None:
+    """It would be given to it in the open, or not at all."""
+    drifted = replace(SECRET, params=(PORT, replace(PASSWORD, secret=False)))
+    said = problem(ask(private={"password": "canary"}), {"web1": SECRET, "web2": drifted})
+    assert said.startswith("web2: parameter 'password' was given as a secret") and "canary" not in said
+
+
+def test_what_nobody_has_told_of_is_taken_for_no_secret_by_nobody() -> None:
+    """Of a player that was never seen others may tell; if none can, nothing private is taken."""
+    given = ask(private={"password": "canary"})
+    assert vetted(given, {}, [SECRET]) == Vetted({}, {"password": "canary"})
+    with pytest.raises(SecretsUnknown):
+        vetted(given, {}, ())
+    assert vetted(ask(params={"a": "b"}), {}, ()) == Vetted({"a": "b"}, {})
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    assert problem(ask(params={"a": "1"}, private={"a": "2"}), {"web1": PLAIN}, BadRequest) == (
+        "the parameter 'a' is given twice"
+    )
+
+
+def test_a_rehearsal_needs_scores_that_know_it() -> None:
+    assert vetted(ask(dry_run=True), {"web1": CAREFUL}, ()) == Vetted({}, {})
+    assert problem(ask(dry_run=True), {"web1": CAREFUL, "web2": PLAIN}) == f"web2: {NO_DRY_RUN}"

@@ -128,6 +128,10 @@ class Orchestra:
         """
         return await self._waited(job, _Watcher(progress), timeout, watching=False)
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that ``ask`` would be refused without; they go into its ``private``."""
+        return await self._call(tuple[str, ...], "secrets_wanted", _checked(ask))
+
     async def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
         return await self._call(Cancelling, "cancel", {"job": job, "names": list(names)})
@@ -486,6 +490,10 @@ class BlockingOrchestra:
         """The job, once it has ended; see :meth:`Orchestra.wait`."""
         return self._do(self._client.wait(job, progress, timeout))
 
+    def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """As :meth:`Orchestra.secrets_wanted`."""
+        return self._do(self._client.secrets_wanted(ask))
+
     def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
         return self._do(self._client.cancel(job, names))
@@ -602,7 +610,7 @@ async def _next(pages: AsyncIterator[list[T]]) -> list[T] | None:
 
 def _checked(ask: Ask) -> Ask:
     """``ask``, if it can be sent at all."""
-    wrong = parameters.problem(ask.params)
+    wrong = parameters.problem(ask.params | ask.private)
     if wrong:
         raise BadRequest(problem=wrong)
     for word in (ask.score, *ask.targets, ask.request_key or ""):

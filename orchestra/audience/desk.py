@@ -114,6 +114,9 @@ class Desk(Protocol):
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Accept a request; the receipt exists after the commit."""
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that a request would be refused without."""
+
     async def job(self, job: int) -> JobView:
         """A job and its counts."""
 

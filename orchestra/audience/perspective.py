@@ -3,6 +3,7 @@
     client                                               conductor
       submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
       perform({ask}, watcher)                     ->       as submit; the watcher hears of the end alone
+      secrets_wanted({ask})                       ->       ["OK", names]    of the secrets it would be refused without
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, scores
       catalogues({after, names})                  ->       ["OK", [rows, more]]    and disks
@@ -161,6 +162,7 @@ class Perspective:
         self._methods: Mapping[str, Method] = {
             "submit": Method(Ask, self._submit),
             "perform": Method(Ask, self._perform),
+            "secrets_wanted": Method(Ask, self._secrets_wanted),
             "job": Method(OneJob, self._job),
             "tasks": Method(Tasks, self._tasks),
             "output": Method(Output, self._output),
@@ -219,6 +221,9 @@ class Perspective:
         if watcher is not None and not receipt.created:
             await self._desk.job(receipt.job)  # or NoSuchJob: a request key outlives its job
         return receipt
+
+    async def _secrets_wanted(self, ask: Ask, _: Watcher) -> object:
+        return await self._desk.secrets_wanted(ask)
 
     async def _job(self, of: OneJob, _: Watcher) -> object:
         return await self._desk.job(of.job)

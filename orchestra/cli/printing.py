@@ -173,10 +173,15 @@ def _signal_name(number: int) -> str:
 def answer(task: TaskView, tails: dict[int, bytes], job: int) -> list[str]:
     """What a host answered: the outcome, the response, and the end of its output."""
     lines = [f"{host_of(task)}: {outcome(task)}"]
-    lines += [f"{INDENT}{safe(key)} = {safe(value)}" for key, value in (task.response or {}).items()]
+    lines += [f"{INDENT}{safe(key)} = {safe(_value(value))}" for key, value in (task.response or {}).items()]
     for number, mark, stream in ((1, "|", task.stdout), (2, "!", task.stderr)):
         lines += _tail(mark, stream, tails.get(number, stream.data), f"getstatus {job} --output {task.player}")
     return lines + [f"{INDENT}note: {safe(note)}" for note in task.notes]
+
+
+def _value(value: Any) -> str:
+    """A value of a response: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _tail(mark: str, stream: Stream, data: bytes, command: str) -> list[str]:
@@ -206,15 +211,18 @@ def job_head(job: JobView) -> list[str]:
     what = f"job {job.job}: {safe(job.score)} on " + ("one host" if job.scope == "one" else f"{total} hosts")
     if total == 1 and job.scope != "one":
         what = f"job {job.job}: {safe(job.score)} on 1 host"
+    if job.dry_run:
+        what += ", a dry run"
     standing = coloured(job.verdict) if job.verdict else "not ended"
     lines = [f"{what}: {standing} ({counted(job.counts)})", f"  asked by {asker(job)} on {when(job.created_at)}"]
     if job.request_key:
         lines.append(f"  request key {safe(job.request_key)}")
     if job.digest:
         lines.append(f"  pinned to {safe(job.digest)}")
-    if job.params:
-        plural = "s" if len(job.params) > 1 else ""
-        lines.append(f"  {len(job.params)} parameter{plural}: {safe(', '.join(sorted(job.params)))}")
+    names = sorted([*job.params, *(f"{name} (secret)" for name in job.secrets)])
+    if names:
+        plural = "s" if len(names) > 1 else ""
+        lines.append(f"  {len(names)} parameter{plural}: {safe(', '.join(names))}")
     if job.priority:
         lines.append(f"  priority {job.priority}")
     ends = f"ended {when(job.ended_at)}" if job.ended_at is not None else _expires(job)

@@ -11,10 +11,12 @@ import click
 from orchestra import config as conf
 from orchestra import parameters
 from orchestra.cli.printing import print_json, safe, say, tell
+from orchestra.cli.secrets import with_secrets
 from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
 from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
 from orchestra.model import Ask, Receipt, Scope
+from orchestra.parameters.declared import text_of
 
 MAX_INPUT: Final = 16 << 20
 
@@ -62,7 +64,7 @@ def pairs(items: Iterable[str]) -> dict[str, str]:
 
 
 def params_in(text: str) -> dict[str, str]:
-    """Parameters in a file: ``KEY=VALUE`` lines with ``#`` comments, or one JSON object of strings."""
+    """Parameters in a file: ``KEY=VALUE`` lines with ``#`` comments, or one JSON object."""
     if text.lstrip().startswith("{"):
         return _json_params(text)
     lines = (line.rstrip("\r") for line in text.split("\n"))
@@ -74,9 +76,11 @@ def _json_params(text: str) -> dict[str, str]:
         found = json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise UsageError(problem=f"--params: this is not JSON: {problem}") from None
-    if not all(isinstance(value, str) for value in found.values()):
-        raise UsageError(problem="--params: every value of the JSON object must be a string")
-    return dict(found)
+    texts = {key: text_of(value) for key, value in found.items()}
+    if odd := [key for key, text in texts.items() if text is None]:
+        kinds = "a string, a number, true, false or a list of strings"
+        raise UsageError(problem=f"--params: the value of '{odd[0][:80]}' must be {kinds}")
+    return {key: text for key, text in texts.items() if text is not None}
 
 
 def targets_in(text: str) -> tuple[str, ...]:
@@ -135,6 +139,7 @@ class Request(NamedTuple):
     expire: float | None
     request_key: str | None
     priority: int
+    dry_run: bool
     pin: bool = False
 
 
@@ -147,16 +152,18 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
     more = params_in(read(request.params_from, "--params")) if request.params_from else {}
     for key in more.keys() & said.params.keys():
         raise UsageError(problem=f"the parameter '{key[:80]}' is given twice, here and in {request.params_from}")
-    targets, params = said.targets + from_file, more | said.params
+    targets = said.targets + from_file
     if not targets:
         raise UsageError(problem=f"no target: name at least one host after '{said.score}'")
-    if wrong := parameters.problem(params):
+    if wrong := parameters.problem(more | said.params):
         raise UsageError(problem=wrong)
     return Ask(
         score=said.score,
         targets=targets,
         scope=scope_of(targets, request.all_of, request.one_of),
-        params=params,
+        params=said.params,
+        private=more,
+        dry_run=request.dry_run,
         expire=request.expire,
         request_key=request.request_key,
         priority=request.priority,
@@ -181,11 +188,17 @@ def _accepted(receipt: Receipt) -> None:
 @click.option("--all", "all_of", is_flag=True, help="Run it on all of the targets.")
 @click.option("--one", "one_of", is_flag=True, help="Run it on one of the targets, whichever is there.")
 @click.option("--targets-from", metavar="FILE|-", help="More targets, from a file or stdin.")
-@click.option("--params", "params_from", metavar="FILE|-", help="More parameters: KEY=VALUE lines, or a JSON object.")
+@click.option(
+    "--params",
+    "params_from",
+    metavar="FILE|-",
+    help="More parameters: KEY=VALUE lines, or a JSON object. Secret ones are taken from here, or asked for.",
+)
 @click.option("--expire", callback=expiry, metavar="TIME|never", help="What has not started by then never will.")
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
 @click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
 @click.option("--pin", is_flag=True, help="Only if all targets have one and the same version, and only that.")
+@click.option("--dry-run", is_flag=True, help="Only have it said what would be done; for scores that know how.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
 @click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
 @as_json
@@ -204,7 +217,8 @@ def submit(
 ) -> int:
     """Ask for SCORE to be run on the TARGETs, with parameters, and print the id of the job.
 
-    Whatever has a '=' is a parameter. More than one target needs --all or --one.
+    Whatever has a '=' is a parameter. More than one target needs --all or --one. A secret parameter is asked for at
+    the terminal, or taken from --params; on a command line others could read it.
 
     With --pin the version that all targets have now, score and NAME.conf, is the only one that may run: a host on
     which it was changed meanwhile refuses. Without, targets that have different ones are a warning.
@@ -217,8 +231,8 @@ def submit(
         raise UsageError(problem="--timeout goes with --wait")
     path = conductor_socket(socket, config)
     if wait:
-        return Outlook(as_json, timeout).perform(path, ask, _accepted)
-    receipt = talk(path, lambda conductor: conductor.submit(ask))
+        return with_secrets(path, ask, lambda ask: Outlook(as_json, timeout).perform(path, ask, _accepted))
+    receipt = with_secrets(path, ask, lambda ask: talk(path, lambda conductor: conductor.submit(ask)))
     _accepted(receipt)
     if as_json:
         print_json(receipt)

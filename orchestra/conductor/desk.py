@@ -27,13 +27,13 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.shelf import Shelf
 from orchestra.conductor.upkeep import Upkeep
-from orchestra.core import explain
+from orchestra.conductor.vetting import Vetted, vetted, wanted
+from orchestra.core import drift, explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.core.targets import complete, resolve
-from orchestra.core.vetting import Vetted, vet
-from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly
+from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -49,6 +49,7 @@ from orchestra.model import (
     PlayerView,
     Receipt,
     Scope,
+    ScoreEntry,
     State,
     TaskView,
     Wait,
@@ -112,16 +113,14 @@ class FrontDesk:
 
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Check the request, save it, and say which of its targets will not start at once."""
-        names = resolve(ask.targets, self._dispatch.ids, self._default_domain)
-        problem = parameters.problem(ask.params)
-        if problem:
-            raise BadRequest(problem=problem)
-        players = {self._dispatch.ids[name]: name for name in names}
-        book = self._dispatch.repertoires
-        vetted = vet(ask, players, {id_: book.entry(id_, ask.score) for id_ in players if book.seen(id_)})
-        new = self._new_job(asker, ask, tuple(sorted(players)), vetted)
-        if vetted.refusal is not None:
-            return await self._made_before(new, vetted.refusal)
+        players, scores = self._targets(ask)
+        told = {players[player]: entry for player, entry in scores.items()}
+        fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score))
+        agreed = drift.agreed(ask, players, scores)
+        entries = [entry for entry in scores.values() if entry]
+        new = replace(self._new_job(asker, ask, tuple(sorted(players)), entries, fit), digest=agreed.digest)
+        if agreed.refusal is not None:
+            return await self._made_before(new, agreed.refusal)
         waits = await self._waits(new, players)
         submitted = await self._dispatch.submit(new)
         return Receipt(
@@ -130,7 +129,7 @@ class FrontDesk:
             targets=len(players),
             waits=tuple(waits[:MOST_WAITS]),
             waiting=len(waits),
-            warnings=vetted.warnings,
+            warnings=agreed.warnings + fit.warnings,
         )
 
     async def _made_before(self, new: NewJob, refusal: OrchestraError) -> Receipt:
@@ -142,14 +141,37 @@ class FrontDesk:
             raise refusal
         return Receipt(job=before.job, created=False, targets=len(new.players))
 
-    def _new_job(self, asker: Asker, ask: Ask, players: tuple[int, ...], vetted: Vetted) -> NewJob:
-        scores = vetted.scores
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that a request would be refused without."""
+        scores = self._targets(ask)[1]
+        return wanted(ask, [entry for entry in scores.values() if entry])
+
+    def _targets(self, ask: Ask) -> tuple[dict[int, str], dict[int, ScoreEntry | None]]:
+        """The players a request is for, and the score of each."""
+        names = resolve(ask.targets, self._dispatch.ids, self._default_domain)
+        problem = parameters.problem(ask.params | ask.private)
+        if problem:
+            raise BadRequest(problem=problem)
+        players = {self._dispatch.ids[name]: name for name in names}
+        return players, self._scores(ask.score, players)
+
+    def _scores(self, score: str, players: dict[int, str]) -> dict[int, ScoreEntry | None]:
+        """The score on each target whose disk is known; an error if they are all known and none has it."""
+        book = self._dispatch.repertoires
+        scores = {player: book.entry(player, score) for player in players if book.seen(player)}
+        if len(scores) == len(players) and not any(scores.values()):
+            raise UnknownScore(score=score[:80])
+        return scores
+
+    def _new_job(
+        self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry], fit: Vetted
+    ) -> NewJob:
         ends = [entry.timeout + entry.kill_grace for entry in scores]
         return NewJob(
             owner=asker,
             request_key=ask.request_key,
             score=ask.score,
-            params=ask.params,
+            params=fit.params,
             scope=ask.scope,
             players=players,
             idempotent=bool(scores) and all(entry.idempotent for entry in scores),
@@ -157,7 +179,8 @@ class FrontDesk:
             priority=ask.priority,
             expires_at=self._expires_at(ask.expire),
             give_up_after=max(ends, default=GIVE_UP_UNKNOWN),
-            digest=vetted.digest,
+            secrets=self._dispatch.seal(ask.score, fit.secrets) if fit.secrets else None,
+            dry_run=ask.dry_run,
         )
 
     def _expires_at(self, seconds: float | None) -> int | None:

@@ -4,7 +4,7 @@ The dispatch takes what doors and desk bring, has the store commit it in one tra
 claim together; a report and the next claim together), and only then tells the players and the watchers.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Cursor
 from typing import Any, Final, TypeVar
 
@@ -20,6 +20,7 @@ from orchestra.conductor.together import Said, Together
 from orchestra.core.brake import Brake
 from orchestra.core.scheduler import Scheduler, Session, Wish
 from orchestra.errors import (
+    BadRequest,
     DiskNearlyFull,
     NotAPlayer,
     NotSaved,
@@ -41,11 +42,14 @@ from orchestra.model import (
     Perform,
     Piece,
     Report,
+    Run,
     Scope,
     ScoreEntry,
+    Secrets,
     Started,
     Welcome,
 )
+from orchestra.security.vault import Vault, unsealed
 from orchestra.store import statements
 from orchestra.store.holds import Mark
 from orchestra.store.saver import Saver
@@ -81,10 +85,14 @@ class Repertoires:
         self.of: dict[int, str] = {}  # player -> digest
         self._scores: dict[str, dict[str, ScoreEntry]] = {"": {}}
         self._limits: dict[str, dict[str, int]] = {"": {}}
+        self._locks: dict[str, dict[str, str]] = {}
 
     def learn(self, catalogue: Catalogue) -> None:
         self._scores[catalogue.digest] = {entry.name: entry for entry in catalogue.scores}
-        self._limits[catalogue.digest] = {entry.name: entry.concurrency + 1 for entry in catalogue.scores}
+        self._limits[catalogue.digest] = {
+            entry.name: 2 if entry.lock else entry.concurrency + 1 for entry in catalogue.scores
+        }
+        self._locks[catalogue.digest] = {entry.name: entry.lock for entry in catalogue.scores if entry.lock}
 
     def knows(self, digest: str) -> bool:
         return digest in self._scores
@@ -92,6 +100,14 @@ class Repertoires:
     def limits(self, digest: str) -> Mapping[str, int]:
         """Most open runs of each score: one more than may run, so that the next is there when one ends."""
         return self._limits.get(digest, {})
+
+    def locks(self, digest: str) -> Mapping[str, str]:
+        """The lock of each score that has one."""
+        return self._locks.get(digest, {})
+
+    def elsewhere(self, score: str) -> Iterator[ScoreEntry]:
+        """The score of that name wherever anybody has, or had, one."""
+        return (scores[score] for scores in self._scores.values() if score in scores)
 
     def anywhere(self, score: str) -> bool:
         """Whether anybody has, or had, a score of that name."""
@@ -111,8 +127,17 @@ class Dispatch:
 
     log = Logger()
 
-    def __init__(self, writer: Saver, clock: IReactorTime, now: Callable[[], int], owner: str, feed: Feed) -> None:
-        """``now``: the store's wall clock in milliseconds; ``owner``: this process, unlike any other."""
+    def __init__(
+        self,
+        writer: Saver,
+        clock: IReactorTime,
+        now: Callable[[], int],
+        owner: str,
+        feed: Feed,
+        vault: Vault | None = None,
+    ) -> None:
+        """``now``: the store's wall clock in milliseconds; ``owner``: this process, unlike any other. Without a
+        ``vault`` no secret parameters are taken."""
         self.scheduler = Scheduler()
         self.doors: dict[int, Door] = {}
         self.ids: dict[str, int] = {}  # players in the players file
@@ -125,6 +150,7 @@ class Dispatch:
         self._now = now
         self._owner = owner
         self._feed = feed
+        self._vault = vault
         self._reports = Together(self._settle)
 
     def player_id(self, name: str) -> int | None:
@@ -166,7 +192,7 @@ class Dispatch:
         return done
 
     def _ask(self, wish: Wish) -> ClaimAsk:
-        return ClaimAsk(player=wish.player, epoch=wish.epoch, owner=self._owner, room=wish.room, limits=wish.limits)
+        return ClaimAsk(wish.player, wish.epoch, self._owner, wish.room, wish.limits, locks=wish.locks)
 
     def claim_for(self, sessions: Iterable[Session]) -> None:
         """Ask the store for work for those of ``sessions`` that are still here and hungry."""
@@ -189,13 +215,25 @@ class Dispatch:
             if session is None:
                 continue
             if claimed.runs:
-                self._perform(self.doors[claimed.player], Perform(session.epoch, claimed.runs))
+                self._perform(self.doors[claimed.player], Perform(session.epoch, self._unsealed(claimed)))
             braked = braked or session.held
             overtaken += self.scheduler.stirred(session)
         self._feed.touched(jobs, over)
         self._claim(overtaken)
         if braked:  # what was meant for it may be somebody else's to take
             self.claim_for(tuple(self.scheduler.sessions.values()))
+
+    def seal(self, score: str, values: Mapping[str, str]) -> Secrets:
+        """Secret parameters, as the store may have them."""
+        if self._vault is None:
+            raise BadRequest(problem="this conductor takes no secret parameters: it has no key")
+        return self._vault.seal(score, values)
+
+    def _unsealed(self, claimed: Claimed) -> tuple[Run, ...]:
+        """The runs, with their secret parameters if they have any."""
+        if not claimed.sealed:
+            return claimed.runs
+        return tuple(unsealed(self._vault, run, claimed.sealed.get(run.job)) for run in claimed.runs)
 
     def _perform(self, door: Door, perform: Perform) -> None:
         door.say(commands.PERFORM, perform).addErrback(self._not_taken, door)
@@ -292,6 +330,7 @@ class Dispatch:
         self.repertoires.of[session.player] = catalogue.digest
         session.catalogue = catalogue.digest
         session.limits = self.repertoires.limits(catalogue.digest)
+        session.locks = self.repertoires.locks(catalogue.digest)
 
     async def announce(self, door: Door, announce: Announce) -> None:
         """A player's scores, new or changed."""

@@ -28,6 +28,7 @@ from orchestra.errors import EX_SOFTWARE, ConfigError, FileProblem, OrchestraErr
 from orchestra.hangup import Hangup
 from orchestra.options import ConductorOptions, refuse, stop_failing
 from orchestra.security.contexts import ServerCredentials
+from orchestra.security.vault import Vault
 from orchestra.store import sqlite, statements
 from orchestra.store.writer import Reader, Writer
 
@@ -69,7 +70,8 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         lambda job, since, limit: reader.read(lambda cursor: statements.news(cursor, job, since, limit)),
         lambda job: reader.read(lambda cursor: statements.ended(cursor, job)),
     )
-    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed)
+    vault = Vault(chosen.secret_key)
+    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed, vault)
     roster = Roster(dispatch, writer, now)
     conductor = Conductor(
         reactor, options.read, tls, dispatch, roster, names, now, lambda status: stop_failing(reactor, status)
@@ -98,6 +100,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     as_another_user = bool(options.parent is not None and options.parent.get("uid"))
     if not as_another_user:
         store.open()
+        vault.open()
 
     def whole_after_all(_: object) -> None:
         store.unchecked = False
@@ -112,6 +115,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def start() -> None:
         if as_another_user:
             store.open()
+            vault.open()
         writer.start()
         reader.start()
         if store.unchecked:

@@ -1,24 +1,58 @@
-"""Which form of a score each target has: is it the same on all, and if not, who has which. Pure."""
+"""Which form of a score each target has: is it the same on all, and if not, who has which. Pure.
+
+``targets``: names by id. ``having``: the score on each target whose catalogue is known, None if that has none.
+"""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+from msgspec import Struct
+
 from orchestra.core.folding import folded
 from orchestra.errors import NotPinned
-from orchestra.model import ScoreEntry
+from orchestra.model import Ask, ScoreEntry
 
 SHOWN: Final = 12  # of a digest
 NAMED: Final = 200  # hosts of one kind in a sentence
+MOST_WARNINGS: Final = 20
+UNPINNABLE: Final = "none"
+"""In the place of a digest, of a request that is refused and may have been accepted before it was."""
 
 LACKS: Final = "no such score"
 UNKNOWN: Final = "nothing known yet"
 
 
+class Agreement(Struct, frozen=True):
+    """What the targets agree upon. With a ``refusal`` nothing new may come of the request."""
+
+    digest: str = ""  # what it is pinned to
+    refusal: NotPinned | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def agreed(ask: Ask, targets: Mapping[int, str], having: Mapping[int, ScoreEntry | None]) -> Agreement:
+    """Whether the targets have one and the same, if ``ask`` insists on that, or else what to warn of."""
+    if not ask.pin:
+        return Agreement(warnings=tuple(_warnings(ask.score, targets, having)))
+    try:
+        return Agreement(pinned(ask.score, targets, having))
+    except NotPinned as refusal:
+        return Agreement(UNPINNABLE, refusal)
+
+
+def _warnings(score: str, targets: Mapping[int, str], having: Mapping[int, ScoreEntry | None]) -> Iterator[str]:
+    if differs := warning(score, targets, having):
+        yield differs
+    lacking = [targets[player] for player, entry in having.items() if not entry]
+    yield from (f"{name} has no score '{score}' today" for name in lacking[:MOST_WARNINGS])
+    if len(lacking) > MOST_WARNINGS:
+        yield f"and {len(lacking) - MOST_WARNINGS} more hosts lack it"
+
+
 def pinned(score: str, targets: Mapping[int, str], having: Mapping[int, ScoreEntry | None]) -> str:
-    """The digest that all targets have announced; :class:`NotPinned` says who has what. ``targets``: names by id;
-    ``having``: the score on each target whose catalogue is known."""
+    """The digest that all targets have announced; :class:`NotPinned` says who has what."""
     found = {entry.digest if entry else "" for entry in having.values()}
     if len(having) == len(targets) and len(found) == 1 and "" not in found:
         return found.pop()

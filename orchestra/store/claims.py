@@ -45,7 +45,8 @@ _CLAIM: Final = (
     "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING attempt"
 )
 _JOB: Final = (
-    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, job_params.digest FROM jobs "
+    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, "
+    "job_params.digest FROM jobs "
     "JOIN scores USING (score_id) JOIN job_params USING (job_id) WHERE job_id = ?"
 )
 Waiting = tuple[int, int, int, int]  # rank, job, n, score_id
@@ -56,6 +57,8 @@ class _Job(NamedTuple):
     params: dict[str, str]
     expires_at: int | None
     one_of: bool
+    dry_run: bool
+    sealed: bytes | None
     digest: str
 
 
@@ -72,8 +75,8 @@ class _Books:
 
     def job(self, job: int) -> _Job:
         if job not in self._jobs:
-            name, body, expires_at, scope, digest = self.cur.execute(_JOB, (job,)).fetchone()
-            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", digest)
+            name, body, expires_at, scope, dry_run, sealed, digest = self.cur.execute(_JOB, (job,)).fetchone()
+            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", bool(dry_run), sealed, digest)
         return self._jobs[job]
 
     def score(self, score: int) -> str:
@@ -108,7 +111,7 @@ def _claim_for(books: _Books, ask: ClaimAsk) -> Claimed:
     turn.fill(max(ask.room, 0))
     if turn.runs:
         books.cur.execute("UPDATE players SET next_seq = ? WHERE player_id = ?", (turn.next_seq, ask.player))
-    return Claimed(ask.player, tuple(turn.runs), turn.more, frozenset(turn.jobs))
+    return Claimed(ask.player, tuple(turn.runs), turn.more, frozenset(turn.jobs), sealed=turn.sealed)
 
 
 class _Turn:
@@ -119,9 +122,12 @@ class _Turn:
         self.player = ask.player
         self.limits = ask.limits
         self.default_limit = ask.default_limit
+        self.locks = ask.locks
         self.next_seq = next_seq
         self.room = 0
         self.left: dict[int, int] = {}  # score_id -> how many more may be given
+        self.of_lock: dict[str, int] = {}  # how many were given of all its scores
+        self.sealed: dict[int, bytes] = {}
         self.runs: list[Run] = []
         self.jobs: set[int] = set()
         self.more = False
@@ -153,9 +159,17 @@ class _Turn:
 
     def _given(self, run: Run, score: int) -> None:
         self.next_seq += 1
-        self.left[score] -= 1
+        if lock := self._lock(score):
+            self.of_lock[lock] = self.of_lock.get(lock, 0) + 1
+        else:
+            self.left[score] -= 1
         self.runs.append(run)
         self.jobs.add(run.job)
+        if sealed := self.books.job(run.job).sealed:
+            self.sealed[run.job] = sealed
+
+    def _lock(self, score: int) -> str | None:
+        return self.locks.get(self.books.score(score)) if self.locks else None
 
     def _expire(self, item: Waiting) -> None:
         for task in moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3]):
@@ -166,7 +180,10 @@ class _Turn:
         if score not in self.left:
             limit = self.limits.get(self.books.score(score), self.default_limit)
             self.left[score] = 0 if self.books.held_score(score) else limit
-        return min(self.left[score], self.room - len(self.runs))
+        left = self.left[score]
+        if lock := self._lock(score):
+            left -= self.of_lock.get(lock, 0)
+        return min(left, self.room - len(self.runs))
 
     def _fits(self, score: int) -> bool:
         return self._allowed(score) > 0
@@ -214,7 +231,7 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
     books.ledger.note(job, State.DISPATCHED.label, task=n, player=player)
     within = None if about.expires_at is None else about.expires_at - books.now
-    return Run(seq, job, n, row[0], about.score, about.params, within, about.digest)
+    return Run(seq, job, n, row[0], about.score, about.params, within, about.digest, dry_run=about.dry_run)
 
 
 def _close_candidates(cur: Cursor, rank: int, score: int, job: int, n: int) -> None:

@@ -13,7 +13,10 @@ COUNTED: Final = tuple(sorted(State))
 
 COUNTS: Final = ", ".join(state.label for state in COUNTED)
 _ADD = ", ".join(f"{state.label} = {state.label} + ?" for state in COUNTED)
-_TALLY = f"UPDATE jobs SET last_event = last_event + ?, {_ADD} WHERE job_id = ? RETURNING last_event, scope, {COUNTS}"
+_TALLY = (
+    f"UPDATE jobs SET last_event = last_event + ?, {_ADD} WHERE job_id = ? "
+    f"RETURNING last_event, scope, sealed, {COUNTS}"
+)
 _EVENT = "INSERT INTO events (job_id, n, at, kind, actor, task, player_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 EventRow = tuple[str, str, int | None, int | None, str]
@@ -62,11 +65,14 @@ class Ledger:
     def _close_job(self, job: int) -> bool:
         counts, events = self._counts.get(job, {}), self._events[job]
         rows = self.cur.execute(_TALLY, (len(events), *[counts.get(state, 0) for state in COUNTED], job))
-        last, scope, *many = rows.fetchone()
+        last, scope, sealed, *many = rows.fetchone()
         self._write_events(job, last - len(events) + 1, events)
         ended = bool(counts) and not any(n for state, n in zip(COUNTED, many, strict=True) if not state.terminal)
         if ended:
             self._end(job, last + 1, verdict(Scope(scope), dict(zip(COUNTED, many, strict=True))))
+            if sealed:
+                self.cur.execute("UPDATE job_params SET sealed = NULL WHERE job_id = ?", (job,))
+                self.cur.execute("UPDATE jobs SET sealed = 0 WHERE job_id = ?", (job,))
         return ended
 
     def _end(self, job: int, n: int, result: str) -> None:

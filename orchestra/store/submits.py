@@ -38,6 +38,8 @@ def _body_sha(new: NewJob) -> bytes:
         *(new.score, sorted(new.params.items()), new.scope, new.players, new.priority),
         # when it expires, and what it is pinned to, may differ at every try; whether it is so does not
         *(new.expires_at is None, bool(new.digest)),
+        new.dry_run,
+        new.secrets and new.secrets.likeness,  # keyed: of the secrets themselves a hash could be guessed at
     )
     return hashlib.sha256(msgspec.msgpack.encode(body)).digest()
 
@@ -73,22 +75,24 @@ def _insert_job(cur: Cursor, new: NewJob, score: int, tasks: int, now: int) -> i
     give_up = None if new.expires_at is None else new.expires_at + new.give_up_after
     row = cur.execute(
         "INSERT INTO jobs (score_id, scope, idempotent, max_attempts, priority, created_at, expires_at, give_up_at, "
-        "last_event, pending, owner, uid, login_uid, request_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?) "
-        "RETURNING job_id",
+        "last_event, pending, owner, uid, login_uid, request_key, dry_run, sealed) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?) RETURNING job_id",
         (
             *(score, new.scope, new.idempotent, new.max_attempts, new.priority, now, new.expires_at, give_up),
             *(tasks, new.owner.name, new.owner.uid, new.owner.login_uid, new.request_key),
+            *(new.dry_run, new.secrets is not None),
         ),
     ).fetchone()
     job = int(row[0])
+    secret, sealed = (msgspec.json.encode(new.secrets.names), new.secrets.sealed) if new.secrets else (None, None)
     cur.execute(
-        "INSERT INTO job_params (job_id, body, digest) VALUES (?, ?, ?)",
-        (job, msgspec.json.encode(new.params), new.digest),
+        "INSERT INTO job_params (job_id, body, secret, sealed, digest) VALUES (?, ?, ?, ?, ?)",
+        (job, msgspec.json.encode(new.params), secret, sealed, new.digest),
     )
     cur.execute(
         "INSERT INTO events (job_id, n, at, kind, actor, task, player_id, detail) "
         "VALUES (?, 1, ?, 'submitted', ?, NULL, NULL, ?)",
-        (job, now, new.owner.name, f"{tasks} tasks"),
+        (job, now, new.owner.name, f"{tasks} tasks{', a dry run' if new.dry_run else ''}"),
     )
     return job
 

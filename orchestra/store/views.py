@@ -13,11 +13,12 @@ from orchestra.store.ledger import COUNTED, COUNTS
 from orchestra.store.values import PlayerRow, Totals
 
 _params = msgspec.json.Decoder(dict[str, str]).decode
+_names = msgspec.json.Decoder(tuple[str, ...]).decode
 _report = msgspec.msgpack.Decoder(Report).decode
 
 _JOB: Final = (
     "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
-    f"expires_at, ended_at, priority, last_event, job_params.digest, {COUNTS} FROM jobs "
+    f"expires_at, ended_at, priority, last_event, job_params.secret, dry_run, job_params.digest, {COUNTS} FROM jobs "
     "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
 )
 _TASK: Final = (
@@ -54,7 +55,8 @@ def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, own
 
 
 def _job(row: Sequence[Any]) -> JobView:
-    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, pin, *many = row
+    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *rest = row
+    secret, dry_run, pin, *many = rest
     counts = dict(zip(COUNTED, many, strict=True))
     return JobView(
         job=job,
@@ -73,6 +75,8 @@ def _job(row: Sequence[Any]) -> JobView:
         verdict=verdict(Scope(scope), counts),
         last_event=last,
         digest=pin,
+        secrets=_names(secret) if secret else (),
+        dry_run=bool(dry_run),
     )
 
 

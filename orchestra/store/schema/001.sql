@@ -90,7 +90,9 @@ CREATE TABLE jobs (
     owner        TEXT NOT NULL,
     uid          INTEGER NOT NULL,
     login_uid    INTEGER,
-    request_key  TEXT
+    request_key  TEXT,
+    dry_run      INTEGER NOT NULL DEFAULT 0,
+    sealed       INTEGER NOT NULL DEFAULT 0     -- whether secrets of it are kept, until it ends
 ) STRICT;
 CREATE INDEX jobs_unfinished ON jobs (job_id) WHERE ended_at IS NULL;
 CREATE INDEX jobs_by_owner ON jobs (owner, job_id);
@@ -115,6 +117,8 @@ CREATE TABLE skipped (
 CREATE TABLE job_params (
     job_id INTEGER PRIMARY KEY,
     body   BLOB NOT NULL,                   -- JSON object
+    secret BLOB,                            -- JSON array: the names of secret parameters
+    sealed BLOB,                            -- their values, sealed; gone when the job has ended
     digest TEXT NOT NULL DEFAULT ''         -- of the only score that may run, if the job is pinned to one
 ) STRICT;
 
