@@ -110,7 +110,8 @@ def parse(
         try:
             values[name] = key.parse(text)
         except ValueError as problem:
-            raise ConfigError(file=source, line=line, key=name, problem=f"{problem}, not '{_cut(text)}'") from None
+            told = "" if f"'{text}'" in str(problem) else f", not '{_cut(text)}'"
+            raise ConfigError(file=source, line=line, key=name, problem=f"{problem}{told}") from None
         lines[name] = line
     return Parsed(file, values, lines, frozenset(declared.keys() & (overrides or {}).keys()))
 

@@ -116,6 +116,12 @@ class UnknownScore(OrchestraError):
     status = EX_USAGE
 
 
+class ScoreNotRun(OrchestraError):
+    """None of the targets runs the score '{score}'; {player} says why: {reason}"""
+
+    status = EX_USAGE
+
+
 class NotPinned(OrchestraError):
     """'{score}' cannot be pinned, for not all targets are known to have one and the same: {who}. Bring them to one
     version, choose other targets, or leave the pin out."""
@@ -332,8 +338,9 @@ class NotAPlayer(OrchestraError):
 
 
 class RetiredJournal(OrchestraError):
-    """{player} came with journal {journal}, which a newer journal of that player had replaced. If that is meant, run
-    'orchestra player forgive {player}' on the conductor."""
+    """{player} has come with another journal since: a second player has this name and certificate, or its state
+    directory was lost or put back. This one, journal {journal}, is turned away. If it is the right one, stop the other
+    and run 'orchestra player forgive {player}' on the conductor."""
 
 
 class Unconfirmed(OrchestraError):

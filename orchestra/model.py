@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, msgpack
 
 PROTOCOL: Final = 1  # what we speak; peers speak this and the one before
 DEFAULT_PORT: Final = 2258
+MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes, the last one NUL (unix(7))
 
 Seq = Annotated[int, Meta(ge=1)]
 """A run's number on its player: strictly increasing, given by the conductor."""

@@ -5,6 +5,7 @@ import os
 import pwd
 import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -182,6 +183,22 @@ def alive(pid: int) -> bool:
         return False
 
 
+def stranger(pid: int) -> "subprocess.Popen[bytes]":
+    """A process that has nothing to do with us and bears this number, which somebody bore before, or still does; skips
+    the test where nobody may choose it."""
+    for _ in range(2000):
+        try:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        except OSError:
+            pytest.skip("this test chooses the number of a process, and may not do that here")
+        found = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True)
+        if found.pid == pid:
+            return found
+        found.kill()
+        found.wait()
+    raise TimeoutError(f"nobody gets the number {pid}")
+
+
 def end(pid: int) -> None:
     """Kill a process that a test has left behind."""
     try:
@@ -195,6 +212,16 @@ def _line(stream: Any) -> bytes:
     assert ready, "the stage says nothing"
     line: bytes = stream.readline()
     return line
+
+
+def public_theatre(home: Path) -> Theatre:
+    """A theatre that every user can enter, with a copy of the program that every user can read."""
+    home.chmod(0o755)
+    made = Theatre(home)
+    package = Path(orchestra.player.stage.__file__).parents[1]
+    shutil.copytree(package, home / "lib" / "orchestra", ignore=shutil.ignore_patterns("__pycache__"))
+    made.program = home / "lib" / "orchestra" / "player" / "stage.py"
+    return made
 
 
 def python_for_all() -> str:
@@ -220,7 +247,7 @@ os.killpg, signal.pidfd_send_signal = unheard(os.killpg), unheard(signal.pidfd_s
 
 def impatient(command: list[str], seconds: float, more: str = "") -> list[str]:
     """The same stage, with less patience; ``more``: and upon another kernel."""
-    house = str(Path(orchestra.player.stage.__file__).parents[2])
     program = next(n for n, word in enumerate(command) if word.endswith("stage.py"))
+    house = str(Path(command[program]).parents[2])
     text = IMPATIENT.format(house=house, seconds=seconds, more=more)
     return [*command[:program], "-c", text, *command[program + 1 :]]

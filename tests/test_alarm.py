@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stagehand import Player, Theatre, end, impatient, python_for_all
+from stagehand import Player, Theatre, end, impatient, public_theatre, python_for_all
 
 NOBODY = 65534
 setpriv = shutil.which("setpriv")
@@ -19,8 +19,7 @@ setpriv = shutil.which("setpriv")
 def public() -> Iterator[Theatre]:
     """A theatre that every user can enter."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
-        os.chmod(home, 0o755)
-        made = Theatre(Path(home))
+        made = public_theatre(Path(home))
         yield made
         made.close()
 

@@ -42,12 +42,24 @@ def prepare(theatre: Theatre) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_held(theatre: Theatre, orchestra: OutsideOrchestra) -> Iterator[None]:
-    """Every test leaves the brake as it found it, and nothing behind."""
+def nothing_held(
+    theatre: Theatre, orchestra: OutsideOrchestra, on_site: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> Iterator[None]:
+    """Every test leaves the brake as it found it, and nothing behind, also when it fails half way."""
+    conf = theatre.home / "conductor.conf"
+    before = conf.read_text()
     yield
+    if conf.read_text() != before:
+        conf.write_text(before)
+        orchestra.reload()
     for daemon, start in (("conductor", theatre.start_conductor), ("a", lambda: theatre.start_player("a"))):
-        if not (theatre.home / "run" / f"{daemon}.pid").exists():
+        if not theatre.is_up(daemon):
+            theatre.tidy(daemon)
             start()
+    if theatre.is_up("c"):
+        theatre.stop("c")
+    if (theatre.home / "a" / "state" / "drained").exists():
+        on_site("undrain")
     orchestra.release(None)
     chosen = orchestra.choose(Choice(everything=True))
     orchestra.cancel_chosen(Choice(everything=True), chosen.up_to)
@@ -184,19 +196,17 @@ def test_the_brake_works_on_a_disk_with_hardly_any_room(
     conf = theatre.home / "conductor.conf"
     before = conf.read_text()
     conf.write_text(f"{before}reserve = 100000000G\n")
-    try:
-        assert command("orchestra", "reload").returncode == 0
-        refused = command("submitjob", "uptime", "a")
-        assert (refused.returncode, refused.stdout) == (75, "")
-        assert "MB free" in refused.stderr
-        assert command("orchestra", "hold", "--reason", "full").returncode == 0
-        assert command("orchestra", "cancel", waiting).stdout == f"job {waiting}: 1 cancelled\n"
-        assert command("orchestra", "cancel", "--host", "a", "--yes").stdout == "1 being cancelled\n"
-        assert orchestra.wait(running, timeout=20).counts == {"killed": 1}
-        assert command("orchestra", "release").stdout == "released: everything\n"
-    finally:
-        conf.write_text(before)
-        assert command("orchestra", "reload").returncode == 0
+    assert command("orchestra", "reload").returncode == 0
+    refused = command("submitjob", "uptime", "a")
+    assert (refused.returncode, refused.stdout) == (75, "")
+    assert "MB free" in refused.stderr
+    assert command("orchestra", "hold", "--reason", "full").returncode == 0
+    assert command("orchestra", "cancel", waiting).stdout == f"job {waiting}: 1 cancelled\n"
+    assert command("orchestra", "cancel", "--host", "a", "--yes").stdout == "1 being cancelled\n"
+    assert orchestra.wait(running, timeout=20).counts == {"killed": 1}
+    assert command("orchestra", "release").stdout == "released: everything\n"
+    conf.write_text(before)
+    assert command("orchestra", "reload").returncode == 0
     assert orchestra.wait(submit(orchestra, "uptime", "a"), timeout=20).verdict == "ok"
 
 

@@ -114,6 +114,7 @@ def test_a_parameter_in_the_file_and_on_the_line_is_refused(tmp_path: Path) -> N
     [
         ("{", "not JSON"),
         ('{"a": null}', "the value of 'a' must be a string, a number"),
+        ('{"a": "1", "a": "2"}', "given twice"),
         ("{}x", "not JSON"),
         ("oops", "KEY=VALUE"),
     ],

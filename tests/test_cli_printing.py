@@ -105,7 +105,7 @@ def test_a_job_says_who_asked_even_behind_sudo() -> None:
     head = "\n".join(job_head(job))
     assert "uptime on 2 hosts: not ended (1 pending, 1 ok)" in head
     assert "root (uid 0, logged in as 4000000000)" in head
-    assert "1 parameter: password" in head
+    assert "1 parameter: password (--json tells more)" in head
     assert "hunter2" not in head
 
 

@@ -34,6 +34,8 @@ DISKS: dict[str, SmallDisk] = {}
 def prepare(theatre: Theatre) -> None:
     """The conductor's store and the journal of a lie each on a disk of 24 MB."""
     theatre.add_score("count", f"#!/bin/sh\necho run >> {theatre.home}/ledger/l\nsleep $ORC_seconds\n", "")
+    gate = f"#!/bin/sh\necho run >> {theatre.home}/ledger/l\nwhile [ ! -e {theatre.home}/gate ]; do sleep 0.05; done\n"
+    theatre.add_score("gated", gate, "")
     for conf in (theatre.home / "conductor.conf", theatre.home / "a" / "player.conf"):
         conf.write_text(conf.read_text() + f"reserve = {RESERVE >> 20}M\n")
     if needs_mount.args[0]:
@@ -85,6 +87,19 @@ def test_a_disk_that_ran_low_recovers_by_a_margin(tmp_path: Path, monkeypatch: p
     assert [low for _, low in seen] == [False, True, True, True, False, False, False, True]
     assert [news for news, _ in seen] == [False, True, False, False, True, False, False, True]
     assert str(tmp_path) in reserve.trouble
+
+
+def test_another_reserve_is_gone_by_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The margin is for a disk that fills and empties; whoever asks for less, or for more, means it. The same again is
+    no reason to forget the margin."""
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 0, 0, 850, 0, 0, 0, 0, 0)))
+    reserve = Reserve(str(tmp_path), 100)
+    seen = [(reserve.demand(least), reserve.low) for least in (851, 850, 900, 800, 800)]
+    assert seen == [(True, True), (True, False), (True, True), (True, False), (False, False)]
+    assert not reserve.trouble
+    reserve.demand(900)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 0, 0, 950, 0, 0, 0, 0, 0)))
+    assert not reserve.demand(900) and reserve.low
 
 
 def test_a_disk_that_cannot_be_asked_is_low() -> None:
@@ -140,6 +155,32 @@ def test_a_player_below_its_reserve_takes_no_work_and_says_why(
     assert "MB free" in next(iter(orchestra.tasks(job))).why
     small("a").empty()
     assert orchestra.wait(job, timeout=60).verdict == "ok"
+
+
+@needs_mount
+@pytest.mark.parametrize("left", [RESERVE - (1 << 20), 300_000], ids=["low", "hardly any"])
+def test_the_brake_on_the_node_works_below_the_reserve(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command, left: int
+) -> None:
+    """It is looked at, drained and not, and its runs are killed; their outcomes are saved and told. Nothing has died."""
+    pid = theatre.pid("a")
+    place = {"ORCHESTRA_CONFIG": str(theatre.home / "a")}
+    job = submitted(orchestra, 600)
+    wait_until(
+        lambda: '"running"' in command("orchestra", "player", "status", "--json", **place).stdout, "a run", Path()
+    )
+    small("a").fill(leave=left)
+    try:
+        assert "MB free" in command("orchestra", "player", "status", **place).stdout
+        drained = command("orchestra", "player", "drain", "--reason", "full", **place)
+        assert drained.stdout == "drained; 1 run is still going on\n", drained
+        assert command("orchestra", "player", "kill", "--all", **place).returncode == 0
+        assert orchestra.wait(job, timeout=60).counts == {"killed": 1}
+        assert command("orchestra", "player", "undrain", **place).stdout == "takes work again\n"
+    finally:
+        small("a").empty()
+    assert theatre.pid("a") == pid and alive(pid)
+    assert orchestra.wait(submitted(orchestra), timeout=60).verdict == "ok"
 
 
 # ---- a disk that is full
@@ -323,6 +364,27 @@ def test_a_conductor_whose_disk_fails_stops_and_starts_again_from_what_is_kept(
     assert submitted(orchestra, target="c", request_key="before") == accepted[0]
     for one in accepted:
         orchestra.cancel(one)
+
+
+def test_a_player_whose_disk_fails_stops_and_starts_again_from_what_is_kept(
+    theatre: Theatre, orchestra: OutsideOrchestra
+) -> None:
+    """It says no outcome that it could not save: the stage keeps that, and whoever starts the player again has it."""
+    ledger = theatre.home / "ledger" / "l"
+    before = ledger.read_text() if ledger.exists() else ""
+    pid, since = theatre.pid("b"), len(log_of(theatre, "b"))
+    job = int(orchestra.submit(Ask(score="gated", targets=("b",), scope=Scope.ALL)).job)
+    wait_until(lambda: ledger.exists() and ledger.read_text() == before + "run\n", "the start", Path())
+    # less than its log is long already, and than its journal: nothing can be written any more
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, 1))
+    (theatre.home / "gate").touch()
+    wait_until(lambda: not alive(pid), "the end of the player", theatre.home / "log" / "b.log")
+    assert counts(orchestra, job) == {"dispatched": 1}
+    (theatre.home / "run" / "b.pid").unlink(missing_ok=True)
+    theatre.start_player("b")
+    assert orchestra.wait(job, timeout=60).verdict == "ok"
+    assert ledger.read_text() == before + "run\n"
+    assert "was damaged" not in log_of(theatre, "b")[since:]
 
 
 # ---- what is on it is damaged

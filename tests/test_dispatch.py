@@ -1,5 +1,6 @@
 """The conductor's traffic with its players, over real doors and a real store: only time and network are simulated."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from orchestra.model import (
     PROTOCOL,
     Announce,
     Catalogue,
+    Event,
     Held,
     Hello,
+    JobView,
     Perform,
     Report,
     Scope,
@@ -85,11 +88,11 @@ class House:
     def __init__(self) -> None:
         self.clock = Clock()
         self.inline = Inline(sqlite.in_memory())
-        feed = Feed(
+        self.feed = Feed(
             lambda number, since, limit: self.inline.read(lambda c: statements.news(c, number, since, limit)),
             lambda number: self.inline.read(lambda c: statements.ended(c, number)),
         )
-        self.dispatch = Dispatch(self.inline, self.clock, lambda: 0, "conductor-1", feed)
+        self.dispatch = Dispatch(self.inline, self.clock, lambda: 0, "conductor-1", self.feed)
         names = ["web-1", "web-2"]
         self.inline.write(lambda cursor: statements.sync_players(cursor, names, 0))
         self.dispatch.ids = {"web-1": WEB1, "web-2": WEB2}
@@ -140,6 +143,28 @@ def test_work_goes_out_and_its_outcome_makes_room_for_the_next(house: House) -> 
     run = one.performs.heard[0].runs[0]
     one.say(commands.REPORT, [Report(run.seq, run.job, run.task, run.attempt, Told.OK)])
     assert one.runs == [1, 2, 3]
+
+
+def test_who_awaits_a_job_is_told_what_the_commit_that_ended_it_has_seen(house: House) -> None:
+    """With its counts and its verdict; a job that goes on is told to nobody."""
+    one, two = house.player(WEB1), house.player(WEB2)
+    for player in (one, two):
+        player.arrive(UPTIME)
+    house.submit(WEB1, WEB2)
+    told: list[JobView | None] = []
+
+    async def listener(events: Sequence[Event], view: JobView | None) -> None:
+        told.append(view)
+
+    house.feed.await_end(1, listener, new=True)
+    for player in (one, two):
+        assert told == []
+        [run] = player.performs.heard[0].runs
+        player.say(commands.REPORT, [Report(run.seq, run.job, run.task, run.attempt, Told.OK)])
+    house.inline.read(lambda cursor: told.append(statements.job_view(cursor, 1)))
+    assert told[0] == told[1]
+    assert told[0] is not None
+    assert (told[0].counts, told[0].verdict) == ({"ok": 2}, "ok")
 
 
 def test_nobody_says_what_is_on_another_players_disk(house: House) -> None:

@@ -216,8 +216,8 @@ PLANTED = {
     ),
     "a run whose stage died is said to have never started": (
         "core/worklist.py",
-        "self._done(_ended(entry, Told.LOST, SWEPT))",
-        "self._done(_ended(entry, Told.NEVER, SWEPT))",
+        "self._done(_ended(entry, Told.LOST, reason))",
+        "self._done(_ended(entry, Told.NEVER, reason))",
         "work goes on elsewhere only after proof",
     ),
     "every run that ends is ok": (

@@ -330,9 +330,7 @@ def test_two_players_with_one_name_do_not_share_it(theatre: Theatre, orchestra: 
         wait_until(lambda: _is_online(orchestra, name), "the twin", theatre.home / "log" / "twin.log")
         before = len(log.read_text())
         theatre.start_player("b")
-        wait_until(
-            lambda: "a newer journal of that player had replaced" in log.read_text()[before:], "the refusal", log
-        )
+        wait_until(lambda: "has come with another journal since" in log.read_text()[before:], "the refusal", log)
     finally:
         theatre.stop("twin")
     theatre.stop("b")

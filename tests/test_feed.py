@@ -187,6 +187,20 @@ def test_who_awaits_the_end_hears_of_nothing_else(log: Log, feed: Feed) -> None:
     assert (log.reads, audience.calls) == (1, [([], True)])
 
 
+def test_the_end_may_come_with_the_news_and_is_not_read_then(log: Log, feed: Feed) -> None:
+    """What the commit has seen of the job is told as it is; whoever else awaits another job's end still reads."""
+    audience, other = Audience(), Audience()
+    feed.await_end(1, audience, new=True)
+    feed.await_end(2, other, new=True)
+    feed.watch(3, 0, Audience())
+    assert feed.awaited([1, 2, 3, 4]) == {1, 2}
+    log.add(2, "ended")
+    reads = log.reads
+    feed.touched([1, 2], [1, 2], {1: THE_END})
+    assert (log.reads - reads, audience.calls, other.calls) == (1, [([], True)], [([], True)])
+    assert feed.awaited([1, 2]) == frozenset()
+
+
 def test_the_end_may_have_been_before(log: Log, feed: Feed) -> None:
     """Who does not know that the job is new looks first."""
     early, late = Audience(), Audience()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stagehand import Player, Theatre, python_for_all, read_fifo
+from stagehand import Player, Theatre, public_theatre, python_for_all, read_fifo
 
 from orchestra.errors import NotStarted
 from orchestra.player import pins
@@ -141,8 +141,7 @@ def test_two_scores_of_one_digest_keep_their_names(theatre: Theatre, player: Pla
 def public() -> Iterator[Theatre]:
     """A theatre that every user can enter."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
-        os.chmod(home, 0o755)
-        made = Theatre(Path(home))
+        made = public_theatre(Path(home))
         yield made
         made.close()
 

@@ -22,6 +22,7 @@ from stagehand import (
     Theatre,
     alive,
     end,
+    public_theatre,
     python_for_all,
     read_fifo,
     wait_until_gone,
@@ -686,8 +687,7 @@ def test_a_stage_of_roots_wants_to_be_told_as_whom_scores_run(theatre: Theatre) 
 def public() -> Iterator[Theatre]:
     """A theatre that every user can enter."""
     with tempfile.TemporaryDirectory(dir="/tmp") as home:
-        os.chmod(home, 0o755)
-        made = Theatre(Path(home))
+        made = public_theatre(Path(home))
         yield made
         made.close()
 

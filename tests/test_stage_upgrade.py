@@ -78,9 +78,13 @@ def player(stage: Theatre) -> Iterator[Player]:
 
 
 def upgraded(player: Player) -> dict[str, Any]:
-    """Ask for the upgrade; the answer."""
+    """Ask for the upgrade; the answer. What was said before it is still to be heard."""
     player.say(type="upgrade")
-    return player.hear("upgraded")[0]
+    before = []
+    while (heard := player.hear())[0]["type"] != "upgraded":
+        before.append(heard)
+    player.read[:0] = before
+    return heard[0]
 
 
 def gate(stage: Theatre, name: str) -> Path:
@@ -152,7 +156,7 @@ def test_a_timeout_is_kept_by_the_next_program(stage: Theatre, player: Player) -
 def test_a_run_that_is_being_killed_is_killed(stage: Theatre, player: Player) -> None:
     """Its grace ends under the next program; the reason is the one that was given."""
     said = gate(stage, "said")
-    stage.score("deaf", f"trap '' TERM; echo > {said}; while :; do sleep 0.05; done", "kill_grace = 500ms")
+    stage.score("deaf", f"trap '' TERM; echo > {said}; while :; do sleep 0.05; done", "kill_grace = 2s")
     player.perform(1, "deaf")
     said.read_text()
     player.say(type="kill", seq=1, reason="cancelled")

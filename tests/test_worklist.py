@@ -153,6 +153,7 @@ def test_a_cancelled_run_is_killed_again_on_the_next_stage() -> None:
         ({}, (1,), BOOT, Told.LOST),
         ({}, (), BOOT, Told.NEVER),
         ({}, (), "another boot", Told.LOST),
+        ({}, (1,), "another boot", Told.LOST),
     ],
 )
 def test_a_starting_run_is_settled_with_the_stage(
@@ -160,7 +161,10 @@ def test_a_starting_run_is_settled_with_the_stage(
 ) -> None:
     """Outcome there: that; swept: lost; nowhere: never, if this boot wrote the record."""
     work = Worklist((entry(1, RunState.STARTING, boot),), 1, 8, BOOT)
-    assert told(work.settled(there, swept)) == {1: expected}
+    steps = work.settled(there, swept)
+    assert told(steps) == {1: expected}
+    if expected is Told.LOST:
+        assert ("rebooted" in steps.report[0].reason) is (boot != BOOT)
 
 
 def test_what_runs_on_the_stage_is_adopted() -> None:

@@ -38,6 +38,7 @@ from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Hol
 from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
 from orchestra.model import (
+    MAX_SOCKET_PATH,
     Ask,
     Braking,
     Catalogue,
@@ -315,6 +316,10 @@ class Orchestra:
             self._lock.release()
 
     async def _connect(self) -> pb.RemoteReference:
+        if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
+            # Twisted itself stumbles over this
+            problem = f"the kernel allows a socket path of {MAX_SOCKET_PATH} bytes"
+            raise NoConductor(socket=self._socket, problem=problem)
         factory: Any = pb.PBClientFactory(security=envelope.security())
         factory.noisy = False
         # Not an endpoint: importing those takes a fifth of a command's whole time.

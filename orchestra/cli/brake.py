@@ -8,7 +8,7 @@ import click
 
 from orchestra.audience.desk import Cancelling, CancelStep, Holding, Released
 from orchestra.cli.printing import print_json, safe, say, tell
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.session import SETTINGS, as_json, conductor_socket, is_number, job_number, reaching, talk
 from orchestra.core import explain
 from orchestra.errors import NotAsked, OrchestraError, UsageError
 from orchestra.model import Braking, Choice, Chosen, Held, Hold
@@ -136,8 +136,8 @@ def cancel(
     What waits ends at once. What runs is killed, and 'getstatus JOB' says when that is proved; until then it is being
     cancelled. Without JOB it is said how much that is, and asked.
     """
-    jobs = [int(word) for word in words if word.isascii() and word.isdigit()]
-    named = (*(word for word in words if not (word.isascii() and word.isdigit())), *hosts)
+    jobs = [job_number(word) for word in words if is_number(word)]
+    named = (*(word for word in words if not is_number(word)), *hosts)
     path = conductor_socket(socket, config)
     if jobs:
         if score is not None or owner is not None or everything:

@@ -10,6 +10,7 @@ from orchestra.audience.desk import Reloaded
 from orchestra.cli.printing import print_json, safe, say, table, tell, when
 from orchestra.cli.session import (
     SETTINGS,
+    Whole,
     as_json,
     conductor_socket,
     player_socket,
@@ -77,7 +78,7 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
 @click.argument("daemon", type=click.Choice(["conductor", "player"]), default="conductor")
 @click.option(
     "--accept-removals",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     help="The players file may lack up to N of the players there are, whatever removal_limit says.",
 )

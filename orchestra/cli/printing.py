@@ -221,8 +221,8 @@ def job_head(job: JobView) -> list[str]:
         lines.append(f"  pinned to {safe(job.digest)}")
     names = sorted([*job.params, *(f"{name} (secret)" for name in job.secrets)])
     if names:
-        plural = "s" if len(names) > 1 else ""
-        lines.append(f"  {len(names)} parameter{plural}: {safe(', '.join(names))}")
+        many = "1 parameter" if len(names) == 1 else f"{len(names)} parameters"
+        lines.append(f"  {many}: {safe(', '.join(names))} (--json tells more)")
     if job.priority:
         lines.append(f"  priority {job.priority}")
     ends = f"ended {when(job.ended_at)}" if job.ended_at is not None else _expires(job)

@@ -12,7 +12,7 @@ from orchestra import config as conf
 from orchestra import parameters
 from orchestra.cli.printing import print_json, safe, say, tell
 from orchestra.cli.secrets import with_secrets
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.session import SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
 from orchestra.model import Ask, Receipt, Scope
@@ -73,7 +73,7 @@ def params_in(text: str) -> dict[str, str]:
 
 def _json_params(text: str) -> dict[str, str]:
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as problem:
         raise UsageError(problem=f"--params: this is not JSON: {problem}") from None
     texts = {key: text_of(value) for key, value in found.items()}
@@ -81,6 +81,15 @@ def _json_params(text: str) -> dict[str, str]:
         kinds = "a string, a number, true, false or a list of strings"
         raise UsageError(problem=f"--params: the value of '{odd[0][:80]}' must be {kinds}")
     return {key: text for key, text in texts.items() if text is not None}
+
+
+def _each_once(items: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in items:
+        if key in found:
+            raise UsageError(problem=f"the parameter '{key[:80]}' is given twice")
+        found[key] = value
+    return found
 
 
 def targets_in(text: str) -> tuple[str, ...]:
@@ -196,7 +205,7 @@ def _accepted(receipt: Receipt) -> None:
 )
 @click.option("--expire", callback=expiry, metavar="TIME|never", help="What has not started by then never will.")
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
-@click.option("--priority", type=click.IntRange(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
+@click.option("--priority", type=Whole(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
 @click.option("--pin", is_flag=True, help="Only if all targets have one and the same version, and only that.")
 @click.option("--dry-run", is_flag=True, help="Only have it said what would be done; for scores that know how.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
@@ -233,9 +242,9 @@ def submit(
     if wait:
         return with_secrets(path, ask, lambda ask: Outlook(as_json, timeout).perform(path, ask, _accepted))
     receipt = with_secrets(path, ask, lambda ask: talk(path, lambda conductor: conductor.submit(ask)))
-    _accepted(receipt)
     if as_json:
         print_json(receipt)
     else:
         say(str(receipt.job))
+    _accepted(receipt)
     return 0

@@ -33,7 +33,7 @@ from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.core.targets import complete, resolve
-from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly, UnknownScore
+from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly, ScoreNotRun, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -116,7 +116,9 @@ class FrontDesk:
         players, scores = self._targets(ask)
         told = {players[player]: entry for player, entry in scores.items()}
         fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score))
-        agreed = drift.agreed(ask, players, scores)
+        agreed = drift.agreed(
+            ask, players, scores, lambda player: self._dispatch.repertoires.refusal(player, ask.score)
+        )
         entries = [entry for entry in scores.values() if entry]
         new = replace(self._new_job(asker, ask, tuple(sorted(players)), entries, fit), digest=agreed.digest)
         if agreed.refusal is not None:
@@ -160,6 +162,9 @@ class FrontDesk:
         book = self._dispatch.repertoires
         scores = {player: book.entry(player, score) for player in players if book.seen(player)}
         if len(scores) == len(players) and not any(scores.values()):
+            for player, name in players.items():
+                if reason := book.refusal(player, score):
+                    raise ScoreNotRun(score=score[:80], player=name, reason=reason)
             raise UnknownScore(score=score[:80])
         return scores
 

@@ -6,7 +6,7 @@ claim together; a report and the next claim together), and only then tells the p
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Cursor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from orchestra import __version__
 from orchestra.conductor.door import Door, NotThere
-from orchestra.conductor.feed import Feed
+from orchestra.conductor.feed import NOTHING_KNOWN, Feed
 from orchestra.conductor.together import Said, Together
 from orchestra.core.brake import Brake
 from orchestra.core.scheduler import Scheduler, Session, Wish
@@ -38,6 +38,7 @@ from orchestra.model import (
     Choice,
     Hello,
     Hold,
+    JobView,
     NewJob,
     Perform,
     Piece,
@@ -62,6 +63,7 @@ from orchestra.store.values import (
     Greeting,
     HeldBack,
     Lifted,
+    Settled,
     Submitted,
     Swept,
 )
@@ -73,9 +75,14 @@ PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
 AT_ONCE: Final = 500  # players for which one commit claims after a release
 
 T = TypeVar("T")
-News = tuple[Iterable[int], Iterable[int]]
-"""The jobs that have changed, and of these those that have ended."""
-NO_NEWS: Final[News] = (), ()
+
+
+class News(NamedTuple):
+    """The jobs that have changed, of these those that have ended, and of these those that somebody awaits."""
+
+    jobs: Iterable[int] = ()
+    ended: Iterable[int] = ()
+    views: Mapping[int, JobView] = NOTHING_KNOWN
 
 
 class Repertoires:
@@ -86,6 +93,7 @@ class Repertoires:
         self._scores: dict[str, dict[str, ScoreEntry]] = {"": {}}
         self._limits: dict[str, dict[str, int]] = {"": {}}
         self._locks: dict[str, dict[str, str]] = {}
+        self._refused: dict[str, dict[str, str]] = {}
 
     def learn(self, catalogue: Catalogue) -> None:
         self._scores[catalogue.digest] = {entry.name: entry for entry in catalogue.scores}
@@ -93,6 +101,7 @@ class Repertoires:
             entry.name: 2 if entry.lock else entry.concurrency + 1 for entry in catalogue.scores
         }
         self._locks[catalogue.digest] = {entry.name: entry.lock for entry in catalogue.scores if entry.lock}
+        self._refused[catalogue.digest] = {refused.name: refused.reason for refused in catalogue.refused}
 
     def knows(self, digest: str) -> bool:
         return digest in self._scores
@@ -116,6 +125,12 @@ class Repertoires:
     def entry(self, player: int, score: str) -> ScoreEntry | None:
         """A player's score, or None: it has none of that name, or has never been seen."""
         return self._scores.get(self.of.get(player, ""), {}).get(score)
+
+    def refusal(self, player: int, score: str) -> str:
+        """Why a player will not run what it has under that name, or anything at all; nothing if it would."""
+        refused = self._refused.get(self.of.get(player, ""), {})
+        whole = (reason for name, reason in refused.items() if name.startswith("/"))  # the scores' directory
+        return refused.get(score) or next(whole, "")
 
     def seen(self, player: int) -> bool:
         """Whether the player's catalogue is known at all."""
@@ -200,7 +215,7 @@ class Dispatch:
 
     def _claim(self, wishes: list[Wish]) -> None:
         if wishes:
-            claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: NO_NEWS)
+            claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: News())
             self._background(claim, "claim work")
 
     def _hand_out(self, claims: Iterable[Claimed], epochs: Mapping[int, int]) -> None:
@@ -386,13 +401,14 @@ class Dispatch:
     async def _settle(self, some: Sequence[Said]) -> frozenset[tuple[int, int]]:
         batches = [Batch(said.session.player, said.session.epoch, said.reports) for said in some]
         wishes = self.scheduler.wishes(said.session for said in some if self.scheduler.current(said.session))
+        awaited = self._feed.awaited({report.job for said in some for report in said.reports})
         now = self._now()
-        settled = await self._claiming(
-            wishes,
-            now,
-            lambda cursor: statements.settle_all(cursor, self._owner, batches, now),
-            lambda settled: (settled.jobs, settled.ended),
-        )
+
+        def settle(cursor: Cursor) -> tuple[Settled, dict[int, JobView]]:
+            settled = statements.settle_all(cursor, self._owner, batches, now)
+            return settled, {job: statements.job_view(cursor, job) for job in settled.ended & awaited}
+
+        settled, _ = await self._claiming(wishes, now, settle, lambda done: News(done[0].jobs, done[0].ended, done[1]))
         if settled.unknown:
             who = ", ".join(sorted({said.session.name for said in some})[:5])
             self.log.warn(
@@ -552,4 +568,4 @@ class Dispatch:
 
 
 def _one_job(submitted: Submitted) -> News:
-    return (submitted.job,), ()
+    return News((submitted.job,))

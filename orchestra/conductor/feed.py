@@ -2,10 +2,11 @@
 
 A watcher is a cursor into a job's event log in the store. A change wakes it, it reads on from its cursor and hands
 over what it found, one call at a time: nothing is queued in memory and nothing can be lost. Who only awaits a job's
-end is left alone until then.
+end is left alone until then; the job comes with the news that it has ended, or is read.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -15,6 +16,7 @@ from orchestra.audience.desk import Listener
 from orchestra.model import Event, JobView
 
 PAGE: Final = 200
+NOTHING_KNOWN: Final[Mapping[int, JobView]] = MappingProxyType({})
 
 ReadNews = Callable[[int, int, int], Awaitable[tuple[Sequence[Event], JobView | None]]]
 """(job, since, limit) -> the events after ``since``, and with the last of them the job, if it has ended."""
@@ -41,7 +43,7 @@ class Watcher:
         self._over = True
         self._feed.forget(self)
 
-    def wake(self, ended: bool) -> None:
+    def wake(self, ended: bool, job: JobView | None = None) -> None:
         """The job has changed: read on, now or after the call that is on its way."""
         self._stirred = True
         if not self._busy and not self._over:
@@ -87,13 +89,14 @@ class Awaiter:
         self._over = True
         self._feed.forget(self)
 
-    def wake(self, ended: bool) -> None:
+    def wake(self, ended: bool, job: JobView | None = None) -> None:
         """The job has changed."""
         if ended:
-            Deferred.fromCoroutine(self._tell()).addErrback(self._failed)
+            Deferred.fromCoroutine(self._tell(job)).addErrback(self._failed)
 
-    async def _tell(self) -> None:
-        job = await self._feed.read_end(self.job)
+    async def _tell(self, job: JobView | None) -> None:
+        if job is None:
+            job = await self._feed.read_end(self.job)
         if job is not None and not self._over:
             self.stop()
             await self._listener((), job)
@@ -125,13 +128,20 @@ class Feed:
         awaiter.wake(not new)
         return awaiter
 
-    def touched(self, jobs: Iterable[int], ended: Iterable[int] = ()) -> None:
-        """These jobs have new events, committed; those in ``ended`` with them have ended."""
+    def awaited(self, jobs: Iterable[int]) -> frozenset[int]:
+        """Those of ``jobs`` whose end somebody awaits."""
+        there = self._watchers
+        return frozenset(job for job in jobs if any(isinstance(one, Awaiter) for one in there.get(job, ())))
+
+    def touched(
+        self, jobs: Iterable[int], ended: Iterable[int] = (), known: Mapping[int, JobView] = NOTHING_KNOWN
+    ) -> None:
+        """These jobs have new events, committed; those in ``ended`` with them have ended, some of them as ``known``."""
         if self._watchers:
             over = frozenset(ended)
             for job in jobs:
                 for watcher in tuple(self._watchers.get(job, ())):
-                    watcher.wake(job in over)
+                    watcher.wake(job in over, known.get(job))
 
     def forget(self, watcher: Watcher | Awaiter) -> None:
         """A watcher has stopped."""

@@ -287,9 +287,9 @@ class Conductor(Service):
             chosen = self._read_settings()
         except OrchestraError as problem:
             return self._said([], [problem.sentence])
-        restart = _needs_restart(self._settings, chosen)
+        restart = settings.differing(self._settings, chosen, {"players", *LIVE, *_files(chosen)})
         if restart:
-            refused.append(f"changed, but read at start only: {', '.join(restart)}; restart the conductor for that")
+            refused.append(settings.needs_restart(restart, "conductor"))
         changed += self._take_over(chosen)
         try:
             names = settings.players_file(chosen.players, chosen.default_domain)
@@ -337,11 +337,6 @@ def _files(chosen: ConductorSettings) -> dict[str, str]:
 
 def _removals(chosen: ConductorSettings, accepted: int = 0) -> Removals:
     return Removals(chosen.players, chosen.removal_limit.of, accepted)
-
-
-def _needs_restart(old: ConductorSettings, new: ConductorSettings) -> list[str]:
-    live = {"players", *LIVE, *_files(new)}
-    return [key for key in new._fields if key not in live and getattr(old, key) != getattr(new, key)]
 
 
 def whole(*services: Service) -> MultiService:

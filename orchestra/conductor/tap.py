@@ -24,7 +24,7 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.service import Conductor, Roster, Store, load_credentials, whole
 from orchestra.conductor.upkeep import Upkeep
-from orchestra.errors import EX_SOFTWARE, ConfigError, FileProblem, OrchestraError, StoreFailed
+from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import ConductorOptions, refuse, stop_failing
 from orchestra.security.contexts import ServerCredentials
@@ -54,9 +54,9 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     names = settings.players_file(chosen.players, chosen.default_domain)
     tls = ServerCredentials(load_credentials(chosen))
     now = StoreClock(_wall, _boot_clock)
-    gid = _group(chosen)
+    gid = _group(options, chosen)
     sqlite.try_lock(chosen.state)
-    _check_ports(chosen)
+    _check_ports(options, chosen)
 
     def fatal(problem: StoreFailed) -> None:
         store.doubted = True
@@ -131,7 +131,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     return whole(Store(start, stop), conductor, hangup)
 
 
-def _check_ports(chosen: settings.ConductorSettings) -> None:
+def _check_ports(options: ConductorOptions, chosen: settings.ConductorSettings) -> None:
     """Raise while somebody can be told, not when the daemon is in the background."""
     free_path(chosen.audience, "conductor")
     for listen in chosen.listen:
@@ -141,19 +141,17 @@ def _check_ports(chosen: settings.ConductorSettings) -> None:
                 probe.bind((listen.host, listen.port))
             except OSError as problem:
                 where, why = f"{listen.host}:{listen.port}", os.strerror(problem.errno or 0)
-                file = os.path.join(chosen.config, "conductor.conf")
-                raise FileProblem(file=file, problem=f"cannot listen on {where} (key 'listen'): {why}") from None
+                raise options.wrong("listen", f"cannot listen on {where}: {why}") from None
 
 
-def _group(chosen: settings.ConductorSettings) -> int | None:
+def _group(options: ConductorOptions, chosen: settings.ConductorSettings) -> int | None:
     if not chosen.audience_group:
         return None
     try:
         return grp.getgrnam(chosen.audience_group).gr_gid
     except KeyError:
-        file = os.path.join(chosen.config, "conductor.conf")
         problem = f"this machine has no group '{chosen.audience_group}'; 'groupadd --system' makes one"
-        raise ConfigError(file=file, line=0, key="audience_group", problem=problem) from None
+        raise options.wrong("audience_group", problem) from None
 
 
 def _wall() -> int:

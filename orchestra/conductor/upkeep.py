@@ -61,9 +61,9 @@ class Upkeep:
         self._copying = DeferredLock()
 
     def follow(self, chosen: ConductorSettings) -> None:
-        """These are the settings from now on."""
+        """These are the settings from now on; what they say of the disk holds when this returns."""
         self._chosen = chosen
-        self._reserve.least = chosen.reserve
+        self._act(self._reserve.demand(chosen.reserve))
 
     def stop(self) -> None:
         """Break off what is under way; nothing is half done by that."""
@@ -78,11 +78,15 @@ class Upkeep:
 
     def look(self) -> None:
         """Stop the dispatch when the disk has run low, and let it go on when there is room again."""
-        if not self._reserve.look():
+        self._act(self._reserve.look())
+
+    def _act(self, has_changed: bool) -> None:
+        if self._reserve.low:
+            self._dispatch.pause(self._reserve.trouble)  # also when that is old: its figures are not
+        if not has_changed:
             return
         if self._reserve.low:
             self.log.error("nothing new is accepted or handed out: {trouble}", trouble=self._reserve.trouble)
-            self._dispatch.pause(self._reserve.trouble)
         else:
             self.log.warn("the disk of {state} has room again: work goes on", state=self._chosen.state)
             self._dispatch.resume()

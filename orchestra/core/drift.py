@@ -1,10 +1,11 @@
 """Which form of a score each target has: is it the same on all, and if not, who has which. Pure.
 
-``targets``: names by id. ``having``: the score on each target whose catalogue is known, None if that has none.
+``targets``: names by id. ``having``: the score on each target whose catalogue is known, None if that does not run it;
+``why`` says why it refuses to, or "" where there is none.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -32,21 +33,30 @@ class Agreement(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def agreed(ask: Ask, targets: Mapping[int, str], having: Mapping[int, ScoreEntry | None]) -> Agreement:
+def agreed(
+    ask: Ask,
+    targets: Mapping[int, str],
+    having: Mapping[int, ScoreEntry | None],
+    why: Callable[[int], str] = lambda player: "",
+) -> Agreement:
     """Whether the targets have one and the same, if ``ask`` insists on that, or else what to warn of."""
     if not ask.pin:
-        return Agreement(warnings=tuple(_warnings(ask.score, targets, having)))
+        return Agreement(warnings=tuple(_warnings(ask.score, targets, having, why)))
     try:
         return Agreement(pinned(ask.score, targets, having))
     except NotPinned as refusal:
         return Agreement(UNPINNABLE, refusal)
 
 
-def _warnings(score: str, targets: Mapping[int, str], having: Mapping[int, ScoreEntry | None]) -> Iterator[str]:
+def _warnings(
+    score: str, targets: Mapping[int, str], having: Mapping[int, ScoreEntry | None], why: Callable[[int], str]
+) -> Iterator[str]:
     if differs := warning(score, targets, having):
         yield differs
-    lacking = [targets[player] for player, entry in having.items() if not entry]
-    yield from (f"{name} has no score '{score}' today" for name in lacking[:MOST_WARNINGS])
+    lacking = [player for player, entry in having.items() if not entry]
+    for player in lacking[:MOST_WARNINGS]:
+        reason, name = why(player), targets[player]
+        yield f"{name} does not run '{score}': {reason}" if reason else f"{name} has no score '{score}' today"
     if len(lacking) > MOST_WARNINGS:
         yield f"and {len(lacking) - MOST_WARNINGS} more hosts lack it"
 

@@ -225,7 +225,8 @@ class Worklist:
                 else:
                     touched.append(self._done(report))
             elif entry.seq in gone:
-                touched.append(self._done(_ended(entry, Told.LOST, SWEPT)))
+                reason = SWEPT if entry.boot == self.boot else REBOOTED_RUNNING
+                touched.append(self._done(_ended(entry, Told.LOST, reason)))
             elif entry.seq not in self._unasked:
                 same = entry.boot == self.boot
                 told, reason = (Told.NEVER, UNASKED) if same else (Told.LOST, REBOOTED_RUNNING)

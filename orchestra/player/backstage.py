@@ -275,7 +275,8 @@ class Backstage:
         try:
             talk: _Talk = await endpoint.connect(Factory.forProtocol(lambda: _Talk(self._heard, self._lost)))
         except (ConnectError, OSError) as problem:
-            raise self._no_stage(str(problem)) from None
+            number = problem.osError if isinstance(problem, ConnectError) else problem.errno  # Twisted's is the errno
+            raise self._no_stage(os.strerror(number) if isinstance(number, int) else str(problem)) from None
         if self._wanted is not wanted:
             talk.leave("the player left")
             raise self._no_stage("the player left")
@@ -427,7 +428,7 @@ class Backstage:
                 waiting.errback(self._no_stage(reason))
 
     def _no_stage(self, problem: str) -> NoStage:
-        return NoStage(socket=self._socket_path, problem=problem)
+        return NoStage(socket=self._socket_path, problem=problem.rstrip("."))
 
 
 def _finish(protocol: ProcessProtocol, how: Exception) -> None:

@@ -192,6 +192,15 @@ def _sentence(score: ScoreFile, who: Identity, problem: Exception) -> str:
     return f"{score.path} cannot be run: {words}"
 
 
+def is_user(name: str) -> bool:
+    """Whether this machine has that user, a name or a number."""
+    try:
+        _user(name)
+    except NotStarted:
+        return False
+    return True
+
+
 def _user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)

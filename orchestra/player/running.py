@@ -23,6 +23,8 @@ from orchestra.player.streams import RESPONSE_LIMIT, Answers, Kept, Object
 from orchestra.player.sweep import Seen, of_run, strike
 
 UNKILLABLE_AFTER: Final = 10.0
+ENOUGH: Final = 2  # looks that find nothing: during a single one somebody may be born and not be seen
+NO_GROUP: Final = -1
 _POLL: Final = 0.03
 _CHUNK: Final = 65536
 
@@ -151,6 +153,7 @@ class Run:
         self._ended_at = 0
         self._begun = self._gone = time.monotonic()
         self._empty = 0  # looks in a row that found nothing of it
+        self._groupless = 0  # and that found nobody in its process group
         self._kept = {1: Kept(terms.output_limit), 2: Kept(terms.output_limit)}
         self._response = _response(terms, self._kept[1])
         lines = self._response if isinstance(self._response, Answers) else self._kept[1]
@@ -188,6 +191,7 @@ class Run:
             "struck": self._struck,
             "due": self._due,
             "exit": self._exit,
+            "groupless": self._groupless,
             "ended_at": self._ended_at,
             "kept": [kept.handed() for kept in self._kept.values()],
             "answers": self._response.handed() if self._response else None,
@@ -203,7 +207,7 @@ class Run:
 
     def _take_over(self, state: handover.State) -> None:
         self.started_at, self._begun, self._why = state["started_at"], state["begun"], state["why"]
-        self.alarm = state.get("alarm", "")
+        self.alarm, self._groupless = state.get("alarm", ""), state.get("groupless", 0)
         self._struck, self._ended_at = state["struck"], state["ended_at"]
         self._exit = tuple(state["exit"]) if state["exit"] else None
         for kept, of_it in zip(self._kept.values(), state["kept"], strict=True):
@@ -250,10 +254,12 @@ class Run:
         self._house.alarm(self, self.alarm)
 
     def _look(self) -> None:
-        """While it is being killed and its first process is gone: the end is when two looks find nothing of it."""
-        left = of_run(self._house.scan(self._gone), self.mark, self.pid)
+        """While it is being killed and its first process is gone: the end is when enough looks find nothing of it."""
+        left = self._seen()
         self._empty = 0 if left else self._empty + 1
-        if self._empty == 2:
+        if self._groupless < ENOUGH:
+            self._groupless = 0 if any(one.group == self.pid for one in left) else self._groupless + 1
+        if self._empty == ENOUGH:
             self._arm(None)
             for pipe in self._pipes:
                 pipe.drain()
@@ -277,8 +283,16 @@ class Run:
             _signal_group(self.pid, number)
             if number == signal.SIGTERM:
                 _signal_group(self.pid, signal.SIGCONT)  # a stopped process could not act on it
-        rest = of_run(self._house.scan(self._begun), self.mark, self.pid)
+        rest = self._seen()
         self._signal([one for one in rest if self._exit or one.group != self.pid], number)
+
+    def _seen(self) -> list[Seen]:
+        """What lives of it. Once nobody is left in its process group, the number of that may be a stranger's; it is,
+        if somebody bears it after its first process was reaped."""
+        everybody = self._house.scan(self._gone)
+        if self._exit and any(one.pid == self.pid for one in everybody):
+            self._groupless = ENOUGH
+        return of_run(everybody, self.mark, self.pid if self._groupless < ENOUGH else NO_GROUP)
 
     def _signal(self, processes: list[Seen], number: int) -> None:
         for one in processes:
@@ -288,7 +302,7 @@ class Run:
         """A note on processes that stay; looked for only if something hints at them, for a look is dear."""
         if not any(held) and not _group_lives(self.pid):
             return []
-        left = of_run(self._house.scan(self._gone), self.mark, self.pid)
+        left = self._seen()
         inside = sum(one.group == self.pid for one in left)
         notes = []
         if inside:

@@ -40,6 +40,7 @@ from orchestra.player.line import Connector, Line
 from orchestra.player.pins import other_digest
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.reporting import Reporter
+from orchestra.settings import needs_restart
 from orchestra.store.journal import Journal
 from orchestra.store.reserve import Reserve
 from orchestra.store.writer import Writer
@@ -51,6 +52,7 @@ LOOK_AT_CERTIFICATES: Final = 60.0
 WARN_EVERY: Final = 86_400.0
 NOTHING: Final = JournalChange()
 STAGE_RETRY: Final = 1.0
+NOT_LOOKED: Final = "it has not been looked for yet"
 
 
 class Player(Service):
@@ -77,6 +79,7 @@ class Player(Service):
         warnings: Callable[[], list[str]],
         fail: Callable[[int], object],
         reserve: int = 32 << 20,
+        stale_settings: Callable[[], list[str]] = list,
     ) -> None:
         """``start_stage`` is None when the stage has a unit of its own; the rest is made by the tap."""
         self._reactor = reactor
@@ -92,6 +95,7 @@ class Player(Service):
         self._make_backstage = make_backstage
         self._connector = make_connector(self)
         self._reload_certificates = reload_certificates
+        self._stale_settings = stale_settings
         self._warnings = warnings
         self._fail = fail
         self._reserve = Reserve(journal.directory, reserve)
@@ -107,7 +111,7 @@ class Player(Service):
         self._alarms: dict[int, Started] = {}  # runs that should have ended, and do not
         self._marker = Marker(journal.directory)
         self._standing: Standing | None = None
-        self._stage_problem = "it has not been looked for yet"
+        self._stage_problem = NOT_LOOKED
         self._connected_at: int | None = None
         self._idle: list[Deferred[None]] = []
         self._loops: list[LoopingCall] = []
@@ -124,6 +128,8 @@ class Player(Service):
             self.log.error("{note}", note=self._journal.note)
         self._writer.start()
         self._repertoire.reload()
+        for refused in self._repertoire.catalogue.refused:
+            self.log.warn("'{score}' refused: {reason}", score=refused.name, reason=refused.reason)
         self._worklist = Worklist(self._journal.entries, self._journal.high, self._slots, self._boot)
         self._backstage = self._make_backstage(self._journal.identity, self)
         self._marker.read()
@@ -230,7 +236,9 @@ class Player(Service):
                 raise
             await self._start_stage()
             standing = await self._backstage.connect()
-        self._standing = standing
+        if self._stage_problem != NOT_LOOKED:
+            self.log.info("the stage is there")
+        self._standing, self._stage_problem = standing, ""
         if standing.program != __version__:
             self.log.info("the stage is {theirs}, we are {ours}", theirs=standing.program, ours=__version__)
             self._backstage.upgrade()
@@ -255,11 +263,11 @@ class Player(Service):
     def _no_stage(self, failure: Failure) -> None:
         if self._stopping:
             return
-        self._standing, self._stage_problem = None, str(failure.value)
-        if isinstance(failure.value, OrchestraError):
-            self.log.error("{problem} Trying again.", problem=failure.value.sentence)
-        else:
+        known, self._standing, self._stage_problem = self._stage_problem, None, str(failure.value)
+        if not isinstance(failure.value, OrchestraError):
             self.log.failure("the stage cannot be reached; trying again", failure=failure)
+        elif known != self._stage_problem:  # said once, though it is tried every second
+            self.log.error("{problem} Trying again.", problem=failure.value.sentence)
         self._reactor.callLater(STAGE_RETRY, self._find_stage)
 
     def stage_lost(self, reason: str) -> None:
@@ -515,12 +523,17 @@ class Player(Service):
     async def reload(self) -> Reloaded:
         """Read scores and certificates again; what cannot be used is refused and the old one stays."""
         changed = self._reload_scores()
+        certificates: list[str] = []
+        refused: list[str] = []
         try:
             certificates = self._reload_certificates()
+            if stale := self._stale_settings():
+                refused.append(needs_restart(stale, "player"))
         except OrchestraError as problem:
-            self.log.error("reload refused: {problem}", problem=problem.sentence)
-            return Reloaded(changed=tuple(changed), refused=(problem.sentence,))
-        for line in certificates or ([] if changed else ["nothing has changed"]):
+            refused.append(problem.sentence)
+        for line in refused:
+            self.log.error("reload refused: {line}", line=line)
+        for line in certificates or ([] if changed or refused else ["nothing has changed"]):
             self.log.info("reload: {line}", line=line)
         self._connector.again()
-        return Reloaded(changed=(*changed, *certificates))
+        return Reloaded(changed=(*changed, *certificates), refused=tuple(refused))

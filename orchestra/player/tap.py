@@ -5,17 +5,18 @@ import os
 import sys
 import time
 from random import SystemRandom
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService, MultiService
 
 from orchestra import settings
 from orchestra.audience.seat import free_path
-from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
+from orchestra.errors import EX_SOFTWARE, OrchestraError, ScoreUserMissing, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import PlayerOptions, refuse, stop_failing
 from orchestra.player import seat
 from orchestra.player.backstage import Backstage, start_stage
+from orchestra.player.launch import is_user
 from orchestra.player.line import Connector
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.service import Player
@@ -25,6 +26,7 @@ from orchestra.store import journal
 from orchestra.store.writer import Writer
 
 Options = PlayerOptions
+FILES: Final = ("certificate", "key", "ca", "crl")
 
 
 def makeService(options: PlayerOptions) -> IService:
@@ -43,21 +45,28 @@ def makeService(options: PlayerOptions) -> IService:
 def _make(reactor: Any, options: PlayerOptions) -> IService:
     chosen: settings.PlayerSettings = options.read()
     tls = ClientCredentials(load_credentials(chosen))
+    as_another_user = bool(options.parent is not None and options.parent.get("uid"))
+    if chosen.stage_start:
+        _check_score_user(options, chosen.score_user, os.geteuid() == 0 and not as_another_user)
     journal.try_lock(chosen.state)
     free_path(chosen.seat, "player")
     book = journal.Journal(chosen.state)
-    if not (options.parent is not None and options.parent.get("uid")):
+    if not as_another_user:
         book.open()  # here, where what is wrong is still told to whoever starts us
 
     def fatal(problem: StoreFailed) -> None:
         player.log.critical("{problem}", problem=problem.sentence)
         stop_failing(reactor, EX_SOFTWARE)
 
+    files = _files(chosen)
+
     def reload_certificates() -> list[str]:
+        nonlocal files
         fresh = options.read()
-        if not tls.credentials.stale() and _files(fresh) == _files(chosen):
+        if not tls.credentials.stale() and _files(fresh) == files:
             return []
         tls.replace(load_credentials(fresh))
+        files = _files(fresh)
         return ["certificates read again"]
 
     player = Player(
@@ -76,6 +85,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
             reactor, chosen.conductors, tls, listener, chosen.beat / 1000, SystemRandom()
         ),
         reload_certificates=reload_certificates,
+        stale_settings=lambda: settings.differing(chosen, options.read(), FILES),
         warnings=lambda: list(tls.credentials.warnings(time.time_ns() // 1_000_000)),
         fail=lambda status: stop_failing(reactor, status),
         reserve=chosen.reserve,
@@ -87,13 +97,21 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     return services
 
 
+def _check_score_user(options: PlayerOptions, score_user: str, as_root: bool) -> None:
+    """Raise while somebody can be told: the stage would say it to a log, again and again."""
+    if score_user and not is_user(score_user):
+        raise options.wrong("score_user", f"this machine has no user '{score_user}'")
+    if as_root and not score_user:
+        raise ScoreUserMissing()
+
+
 def load_credentials(chosen: settings.PlayerSettings) -> credentials.Credentials:
     """The player's certificates as they are on disk now."""
     return credentials.load(chosen.certificate, chosen.key, chosen.ca, chosen.crl or None, "player")
 
 
 def _files(chosen: settings.PlayerSettings) -> tuple[str, ...]:
-    return chosen.certificate, chosen.key, chosen.ca, chosen.crl
+    return tuple(getattr(chosen, key) for key in FILES)
 
 
 def _boot_id() -> str:

@@ -17,8 +17,18 @@ class Reserve:
 
     def look(self) -> bool:
         """Look how things stand; whether that has changed."""
+        return self._judge(self._enough if self.low else self.least)
+
+    def demand(self, least: int) -> bool:
+        """From now on it is low below ``least``, whatever it was by the measure before; whether that has changed it."""
+        if least == self.least:
+            return self.look()
+        self.least = least
+        return self._judge(least)
+
+    def _judge(self, wanted: int) -> bool:
         self._free = free(self._directory)
-        was, self.low = self.low, self._free < (self._enough if self.low else self.least)
+        was, self.low = self.low, self._free < wanted
         return was is not self.low
 
     @property

@@ -13,7 +13,7 @@ from orchestra.core import worklist
 from orchestra.model import MOVES, Report, Scope, State, Told
 from orchestra.store import moves, restore, sweeps
 from simulation.machine import Start
-from simulation.world import World
+from simulation.world import Host, World
 
 _report = msgspec.msgpack.Decoder(Report).decode
 _params = msgspec.json.Decoder(dict[str, str]).decode
@@ -79,12 +79,10 @@ def results_of(world: World) -> list[Result]:
 
 
 def unfinished(world: World) -> bool:
-    """Whether something is still under way: a task without an outcome, a result nobody has acknowledged."""
+    """Whether something is still under way: a task without an outcome, a process, anything that may not be left."""
     if world.store.execute("SELECT 1 FROM tasks WHERE state + 0 < 3 LIMIT 1").fetchone():
         return True
-    return any(_busy(node.player) for node in world.nodes if node.name in world.listed and node.up) or any(
-        start.ended_at is None for start in world.starts
-    )
+    return any(start.ended_at is None for start in world.starts) or any(_leftovers(world))
 
 
 def _busy(player: Any) -> bool:
@@ -220,9 +218,15 @@ def _leftovers(world: World) -> Iterator[str]:
         if not node.up or _busy(node.player):
             entries = getattr(getattr(node.player, "_worklist", None), "entries", "no worklist")
             yield f"{node.name} has not been able to tell all: {entries}"
+        if not any(_online(host, node.name) for host in world.conductors):
+            yield f"{node.name} is not back"
         left = [key for key in node.machine.directories if key[0] == node.journal_name]
         if left:
             yield f"the stage of {node.name} still keeps {left}"
+
+
+def _online(host: Host, name: str) -> bool:
+    return host.up and any(one.name == name and one.ready for one in host.dispatch.scheduler.sessions.values())
 
 
 # ---- 3 and 4: started once

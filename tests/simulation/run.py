@@ -81,7 +81,8 @@ def _wait(world: World) -> None:
         # what was begun by a clock that was hours ahead lasts until the right one is there too
         world.skew["store"] = 4 * HOUR
         _until_quiet(world, PATIENCE)
-    world.timeline.run_for(3.0)
+    world.timeline.run_for(3.0)  # what had a few seconds to come too late is here
+    _until_quiet(world, PATIENCE)
 
 
 def _until_quiet(world: World, patience: float) -> None:
