@@ -35,6 +35,7 @@ from twisted.spread import pb
 from orchestra import parameters
 from orchestra.audience import envelope
 from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Released, Reloaded
+from orchestra.core.blockers import Standstill
 from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
 from orchestra.model import (
@@ -177,6 +178,11 @@ class Orchestra:
     def tasks(self, job: int, states: Sequence[State] = (), after: int = -1) -> AsyncIterator[TaskView]:
         """Everything known of each task of a job, in order."""
         return _flat(self.task_pages(job, states, after))
+
+    def explain(self, job: int, hosts: Sequence[str] = ()) -> AsyncIterator[Standstill]:
+        """Every task of a job that has not started, on these hosts or on all, with everything that keeps it."""
+        arguments = {"job": job, "hosts": list(hosts)}
+        return _flat(self._pages(Standstill, "explain", arguments, "after", (-1, 0), lambda row: (row.task, row.nth)))
 
     async def output(self, job: int, task: int, stream: int = 1, offset: int = 0) -> list[tuple[int, bytes]]:
         """The next kept pieces (offset, bytes) of stream 1 or 2 from ``offset`` on; none: that was all."""
@@ -532,6 +538,10 @@ class BlockingOrchestra:
     def tasks(self, job: int, states: Sequence[State] = (), after: int = -1) -> Iterator[TaskView]:
         """Everything known of each task of a job, in order."""
         return self._each(self._client.task_pages(job, states, after))
+
+    def explain(self, job: int, hosts: Sequence[str] = ()) -> list[Standstill]:
+        """Every task of a job that has not started, on these hosts or on all, with everything that keeps it."""
+        return self._do(_all(self._client.explain(job, hosts)))
 
     def output(self, job: int, task: int, stream: int = 1, offset: int = 0) -> list[tuple[int, bytes]]:
         """The next kept pieces (offset, bytes) of stream 1 or 2 from ``offset`` on; none: that was all."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from orchestra.core.blockers import Standstill
 from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.model import (
     Ask,
@@ -123,6 +124,12 @@ class Desk(Protocol):
     async def tasks(self, job: int, after: int = -1, limit: int = 500, states: Sequence[State] = ()) -> list[TaskView]:
         """Tasks of a job by ascending number, those past ``after``; ``states`` empty means all. Their streams hold
         data when it is short (8 kB together); else ``output`` has it."""
+
+    async def explain(
+        self, job: int, after: tuple[int, int] = (-1, 0), limit: int = 500, hosts: Sequence[str] = ()
+    ) -> list[Standstill]:
+        """The tasks of a job that have not started and all that keeps them, past ``after`` (task, nth), on these hosts
+        or on all."""
 
     async def output(
         self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144

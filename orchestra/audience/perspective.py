@@ -6,6 +6,7 @@
       secrets_wanted({ask})                       ->       ["OK", names]    of the secrets it would be refused without
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, scores
+      explain({job, after, limit, hosts})         ->       ["OK", [rows, more]]
       catalogues({after, names})                  ->       ["OK", [rows, more]]    and disks
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) about({})              ->       ["OK", value]
@@ -64,6 +65,15 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     stream: Annotated[int, Meta(ge=1, le=2)]
     offset: Number = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_BYTES)] = MAX_BYTES
+
+
+class Explain(Struct, frozen=True, forbid_unknown_fields=True):
+    """``after``: task and nth of the last row."""
+
+    job: JobNumber
+    after: tuple[int, int] = (-1, 0)
+    limit: Limit = MAX_ROWS
+    hosts: tuple[Name, ...] = ()
 
 
 class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,6 +175,7 @@ class Perspective:
             "secrets_wanted": Method(Ask, self._secrets_wanted),
             "job": Method(OneJob, self._job),
             "tasks": Method(Tasks, self._tasks),
+            "explain": Method(Explain, self._explain),
             "output": Method(Output, self._output),
             "jobs": Method(Jobs, self._jobs),
             "events": Method(Events, self._events),
@@ -230,6 +241,9 @@ class Perspective:
 
     async def _tasks(self, of: Tasks, _: Watcher) -> object:
         return _paged(await self._desk.tasks(of.job, of.after, of.limit, of.states), of.limit)
+
+    async def _explain(self, of: Explain, _: Watcher) -> object:
+        return _paged(await self._desk.explain(of.job, of.after, of.limit, of.hosts), of.limit)
 
     async def _output(self, of: Output, _: Watcher) -> object:
         return await self._desk.output(of.job, of.task, of.stream, of.offset, of.limit)

@@ -27,6 +27,7 @@ class Mounted(NamedTuple):
 COMMANDS: Final = {
     "submit": Mounted("orchestra.cli.submit:submit", "Ask for a score to be run on hosts; submitjob is this."),
     "status": Mounted("orchestra.cli.status:status", "Everything known of a job, or recent jobs; getstatus is this."),
+    "explain": Mounted("orchestra.cli.explain:explain", "Everything that keeps a job's tasks from starting."),
     "wait": Mounted("orchestra.cli.waiting:wait", "Wait until a job has ended."),
     "cancel": Mounted("orchestra.cli.brake:cancel", "Cancel jobs, or all of a score, an owner or a host."),
     "hold": Mounted("orchestra.cli.brake:hold", "Stop handing out work: all, to a host, or of a score."),

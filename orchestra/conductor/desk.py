@@ -24,11 +24,13 @@ from orchestra.audience.desk import (
     Watch,
 )
 from orchestra.conductor.dispatch import Dispatch
+from orchestra.conductor.explaining import Explainer
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.shelf import Shelf
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.conductor.vetting import Vetted, vetted, wanted
 from orchestra.core import drift, explain
+from orchestra.core.blockers import Standstill
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
 from orchestra.core.scorebook import Disk, ScoreView
@@ -88,6 +90,7 @@ class FrontDesk:
         self._dispatch = dispatch
         self._reader = reader
         self._shelf = Shelf(reader)
+        self._explainer = Explainer(dispatch, reader)
         self._feed = feed
         self._now = now
         self._started_at = started_at
@@ -277,6 +280,14 @@ class FrontDesk:
     @staticmethod
     def _held(hold: Hold | None) -> str:
         return "" if hold is None else explain.held(hold)
+
+    async def explain(
+        self, job: int, after: tuple[int, int] = (-1, 0), limit: int = 500, hosts: Sequence[str] = ()
+    ) -> list[Standstill]:
+        """What has not started of a job, and why."""
+        named = self._named(hosts)
+        only = None if named is None else frozenset(self._dispatch.ids[name] for name in named)
+        return await self._explainer.explain(job, after, limit, only)
 
     async def output(
         self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144

@@ -20,6 +20,7 @@ from orchestra.store.players import (
 )
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
+from orchestra.store.standing import open_runs, seen_players, waiting
 from orchestra.store.submits import made_before, submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
 from orchestra.store.views import (
@@ -60,6 +61,7 @@ __all__ = [
     "made_before",
     "news",
     "next_expiry",
+    "open_runs",
     "output_pieces",
     "player_catalogues",
     "player_rows",
@@ -69,6 +71,7 @@ __all__ = [
     "roster",
     "save_pieces",
     "seen",
+    "seen_players",
     "settle",
     "settle_all",
     "size",
@@ -77,4 +80,5 @@ __all__ = [
     "sync_players",
     "task_views",
     "totals",
+    "waiting",
 ]
