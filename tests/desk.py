@@ -20,7 +20,6 @@ from orchestra.model import (
     Event,
     Hold,
     JobView,
-    ParamEntry,
     PlayerView,
     Receipt,
     Scope,
@@ -54,9 +53,7 @@ class MemoryDesk:
         self.log: dict[int, list[Event]] = {}
         self.kept: dict[tuple[int, int, int], list[tuple[int, bytes]]] = {}
         self.watches: set[MemoryWatch] = set()
-        password = ParamEntry("password", required=True, secret=True)
-        login = replace(score("login"), interface="json", params=(password,))
-        self.catalogue = Catalogue("d1", (score("uptime"), score("sleep"), login))
+        self.catalogue = Catalogue("d1", (score("uptime"), score("sleep")))
         self.reloaded = Reloaded(changed=("players: 1 added",))
         self.broken: Exception | None = None
         self.held: dict[tuple[str, str], Hold] = {}

@@ -78,12 +78,13 @@ def test_a_lock_is_never_given_more_than_its_limit(asked: list[str], room: int, 
 
 
 def test_a_stale_session_is_given_nothing(store: Storehouse) -> None:
-    """Neither an older epoch nor another conductor, nor a player that was removed."""
+    """Neither an older epoch nor another conductor, and these are told why; nor a player that was removed."""
     store.submit([1])
-    assert store.claim(1, epoch=0) == ()
-    assert store.claim(1, owner="conductor-2") == ()
+    for stale in (store.claimed(1, epoch=0), store.claimed(1, owner="conductor-2")):
+        assert (stale.runs, stale.superseded) == ((), True)
     statements.sync_players(store.cur, ["web-2", "web-3"], 0)
-    assert store.claim(1) == ()
+    removed = store.claimed(1)
+    assert (removed.runs, removed.superseded) == ((), False)
     statements.sync_players(store.cur, store.names, 0)
     assert len(store.claim(1)) == 1
 

@@ -308,7 +308,8 @@ class Ran(NamedTuple):
 def process(path: str, name: str, *words: str, **more: Any) -> subprocess.Popen[bytes]:
     code = f"from orchestra.cli.main import {name}; {name}()"
     environment = os.environ | {"ORCHESTRA_SOCKET": path}
-    command = [sys.executable, "-c", code, *words]
+    # a shell that runs these tests in the background has them, and what they start, ignore SIGINT
+    command = ["env", "--default-signal=INT", sys.executable, "-c", code, *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
 

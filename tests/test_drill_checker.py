@@ -112,7 +112,7 @@ def broken(found: Evidence) -> dict[str, list[str]]:
 
 
 WHOLE = lines("start 1", "end 1")
-KILL = (StageKill("a", AT + 1200),)
+KILL = (StageKill("a", AT + 1200, AT + 1210),)
 
 
 def changed(one: Seen, **of_task: Any) -> Seen:
@@ -137,6 +137,9 @@ GOOD = {
         changed(replace(seen(params={"bytes": "9000"}), output={0: b""}), notes=("the output could not be kept",)),
         WHOLE,
         troubled_disks=True,
+    ),
+    "lost, handed out while the stage was looked for that was to be killed": evidence(
+        seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("a", AT + 990, AT + 1010),)
     ),
     "lost": evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=KILL),
     "lost at its very end": evidence(seen((("a", "lost"),)), WHOLE, stage_kills=KILL),
@@ -414,12 +417,12 @@ BAD: dict[str, tuple[Evidence, str, str]] = {
         "no stage was killed while it had one",
     ),
     "lost and another stage was killed": (
-        evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("b", AT + 1200),)),
+        evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("b", AT + 1200, AT + 1210),)),
         "lost is honest",
         "no stage was killed",
     ),
     "lost and its stage was killed before": (
-        evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("a", AT + 900),)),
+        evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("a", AT + 900, AT + 910),)),
         "lost is honest",
         "no stage was killed",
     ),

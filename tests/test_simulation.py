@@ -30,7 +30,7 @@ STEPS = {
     "retired_journal_accepted": ("journal_lost", "old_journal"),
     "seq_before_recheck": ("submit",),
     "spawn_before_save": ("kill_player_at_save", "submit"),
-    "struck_candidate_not_rechecked": ("submit", "cancel", "kill_player"),
+    "struck_candidate_not_rechecked": ("cancelled_on_one",),
 }
 """What has to happen often for a planted bug to be met soon."""
 

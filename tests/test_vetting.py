@@ -74,6 +74,12 @@ def test_a_secret_that_is_missing_is_asked_for() -> None:
     assert wanted(ask(private={"password": "x"}), [SECRET]) == ()
 
 
+def test_nobody_is_asked_for_a_secret_in_vain() -> None:
+    """What else is wrong is said first."""
+    assert problem(ask(params={"port": "10"}), {"web1": SECRET}) == "parameter 'port': expected at most 9"
+    assert problem(ask(dry_run=True), {"web1": SECRET}) == NO_DRY_RUN
+
+
 def test_a_secret_is_checked_and_not_shown() -> None:
     assert problem(ask(private={"password": "xy"}), {"web1": SECRET}) == (
         "parameter 'password': expected at least 3 characters"

@@ -69,7 +69,7 @@ def test_who_is_away_and_who_is_held_is_said_together(orchestra: OutsideOrchestr
     job = asked(orchestra, "gate", "a", "c")
     assert kept(orchestra, job) == {"a.demo.test": ["held", "held"], "c.demo.test": ["held", "offline"]}
     said = command("orchestra", "explain", job).stdout
-    assert said.startswith(f"job {job}: gate, 2 tasks have not started (2 pending), expires ")
+    assert said.startswith(f"job {job}: gate, 2 tasks not started (2 pending), expires ")
     for line in (
         "    the score is held by ",
         "bad release, since ",

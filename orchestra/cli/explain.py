@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from orchestra.cli.printing import counted, print_json, safe, say, tell, when
+from orchestra.cli.printing import counted, many, print_json, safe, say, tell, when
 from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
 from orchestra.core.blockers import Ahead, Group, Standstill, grouped
 from orchestra.core.explain import until
@@ -41,8 +41,8 @@ def explain(job: int, hosts: tuple[str, ...], as_json: bool, socket: str | None,
     if not rows:
         tell(_nothing_waits(view))
         return 0
-    many = len({row.task for row in rows})
-    say(f"job {job}: {safe(view.score)}, {_tasks(many)} not started ({counted(view.counts)}), {until(view.expires_at)}")
+    waiting = many(len({row.task for row in rows}), "task")
+    say(f"job {job}: {safe(view.score)}, {waiting} not started ({counted(view.counts)}), {until(view.expires_at)}")
     groups = grouped(rows)
     for group in groups[:MOST_GROUPS]:
         for line in group_lines(group):
@@ -63,7 +63,7 @@ def group_lines(group: Group) -> Iterator[str]:
     from orchestra.core.folding import folded
 
     names = safe(folded(group.players))
-    hosts = f" ({len(group.players):,} hosts)" if len(group.players) > 1 else ""
+    hosts = f" ({many(len(group.players), 'host')})" if len(group.players) > 1 else ""
     yield ("any one of " if group.choice and hosts else "") + names + hosts
     for blocker, latest in zip(group.blockers, group.latest, strict=True):
         yield f"    {safe(blocker.what)}{_since(blocker.since, latest)}"
@@ -82,15 +82,11 @@ def run_lines(runs: Sequence[Ahead]) -> list[str]:
     jobs = Counter((run.job, run.score) for run in runs)
     running = Counter(run.job for run in runs if run.started_at is not None)
     lines = [
-        f"job {job}, {safe(score)}: {many} {'run' if many == 1 else 'runs'}" + _running(running[job])
-        for (job, score), many in jobs.most_common(MOST_JOBS)
+        f"job {job}, {safe(score)}: {many(number, 'run')}" + _running(running[job])
+        for (job, score), number in jobs.most_common(MOST_JOBS)
     ]
     return lines + ([f"and of {len(jobs) - MOST_JOBS} more jobs"] if len(jobs) > MOST_JOBS else [])
 
 
-def _running(many: int) -> str:
-    return f", {many} of them known to be running" if many else ""
-
-
-def _tasks(many: int) -> str:
-    return "1 task has" if many == 1 else f"{many:,} tasks have"
+def _running(number: int) -> str:
+    return f", {number} of them known to be running" if number else ""

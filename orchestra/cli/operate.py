@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestra.audience.desk import Reloaded
-from orchestra.cli.printing import print_json, safe, say, table, tell, when
+from orchestra.cli.printing import many, print_json, safe, say, table, tell, when
 from orchestra.cli.session import (
     SETTINGS,
     Whole,
@@ -65,8 +65,8 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
         print_json(found)
         return 0
     say(f"conductor {safe(found.version)}, running since {when(found.started_at)}")
-    say(f"{found.players} players, {found.online} online")
-    say(f"{found.pending} tasks pending, {found.dispatched} dispatched")
+    say(f"{many(found.players, 'player')}, {found.online} online")
+    say(f"{many(found.pending, 'task')} pending, {found.dispatched} dispatched")
     for trouble in found.troubles:
         say(f"trouble: {safe(trouble)}")
     for hold in found.holds:

@@ -133,6 +133,11 @@ def counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{counts[state.label]} {state.label}" for state in State if counts.get(state.label))
 
 
+def many(count: int, what: str) -> str:
+    """``1 task``, ``2 tasks``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def coloured(word: str) -> str:
     """A state or verdict; click drops the colour where there is no terminal."""
     return click.style(word, fg=COLOURS.get(word))

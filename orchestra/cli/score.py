@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from orchestra.cli.printing import print_json, safe, say
-from orchestra.cli.scores import DIGEST_SHOWN, Disks, Hosts, drift_lines, json_score, players
+from orchestra.cli.printing import many, print_json, safe, say
+from orchestra.cli.scores import DIGEST_SHOWN, Disks, Hosts, drift_lines, json_score
 from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
 from orchestra.core import explain
 from orchestra.core.brake import Brake
@@ -105,7 +105,7 @@ def help_lines(found: ScoreView, disks: Disks) -> Iterator[str]:
         yield from (f"    {line}" for line in drift_lines(found, hosts))
     else:
         form = found.forms[0]
-        yield f"  {_shortened(form)} on {hosts.named(form.disks)} ({players(form.players)}), the same everywhere"
+        yield f"  {_shortened(form)} on {hosts.named(form.disks)} ({many(form.players, 'player')}), the same everywhere"
     if found.forms:
         yield ""
         yield f"  {example(found.forms[0], disks)}"

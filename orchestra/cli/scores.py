@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from msgspec.structs import asdict
 
-from orchestra.cli.printing import print_json, safe, say, table, tell
+from orchestra.cli.printing import many, print_json, safe, say, table, tell
 from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
 from orchestra.core import explain
 from orchestra.core.brake import Brake
@@ -49,7 +49,7 @@ def scores(hosts: tuple[str, ...], drift: bool, as_json: bool, socket: str | Non
     else:
         _say_list(shown)
     if unknown := disks.get(""):
-        tell(f"of {players(len(unknown))} nothing is known yet: {Hosts(disks).named([''])}")
+        tell(f"of {many(len(unknown), 'player')} nothing is known yet: {Hosts(disks).named([''])}")
     for hold in holds if not drift else ():
         tell(safe(explain.held(hold)))
     return 0
@@ -63,7 +63,7 @@ def _say_list(found: Sequence[ScoreView]) -> None:
         tell("no scores are known; 'orchestra players' shows who is there")
     for score in found:
         for unfit in score.unfit:
-            tell(f"{safe(score.name)}: not run on {players(unfit.players)}: {safe(unfit.reason)}")
+            tell(f"{safe(score.name)}: not run on {many(unfit.players, 'player')}: {safe(unfit.reason)}")
 
 
 def score_rows(found: Iterable[ScoreView]) -> Iterator[Sequence[str]]:
@@ -93,10 +93,10 @@ def drift_lines(score: ScoreView, hosts: "Hosts") -> list[str]:
         parts.append(("lacking on", score.lacked_by, score.lacking, ""))
     largest = max(range(len(parts)), key=lambda n: parts[n][1])
     lines = []
-    for n, (what, many, disks, more) in enumerate(parts):
-        others = n == largest and many > MANY and len(parts) > 1
-        names = "all others" if others else hosts.named(disks)
-        lines.append(f"{what} {players(many)}, {names}{more}" if others else f"{what} {names} ({players(many)}){more}")
+    for n, (what, number, disks, more) in enumerate(parts):
+        others = n == largest and number > MANY and len(parts) > 1
+        who = many(number, "player")
+        lines.append(f"{what} {who}, all others{more}" if others else f"{what} {hosts.named(disks)} ({who}){more}")
     return lines
 
 
@@ -135,8 +135,3 @@ def entry_fields(entry: ScoreEntry) -> dict[str, Any]:
     fields = asdict(entry) | {"params": [asdict(one) for one in entry.params]}
     del fields["name"]
     return fields
-
-
-def players(many: int) -> str:
-    """``1 player``, ``7 players``."""
-    return "1 player" if many == 1 else f"{many:,} players"

@@ -10,7 +10,7 @@ import click
 
 from orchestra import config as conf
 from orchestra import parameters
-from orchestra.cli.printing import print_json, safe, say, tell
+from orchestra.cli.printing import many, print_json, safe, say, tell
 from orchestra.cli.secrets import with_secrets
 from orchestra.cli.session import SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.cli.waiting import Outlook, seconds
@@ -189,7 +189,7 @@ def _accepted(receipt: Receipt) -> None:
         why = wait.why if wait.why.startswith("waits") else f"waits: {wait.why}"
         tell(f"{safe(wait.player)} {safe(why)}")
     if receipt.waiting > len(receipt.waits):
-        tell(f"and {receipt.waiting - len(receipt.waits)} more hosts wait")
+        tell(f"and {many(receipt.waiting - len(receipt.waits), 'more host')} wait")
 
 
 @click.command("submit", context_settings=SETTINGS)

@@ -72,6 +72,7 @@ from orchestra.wire import commands
 RETRY: Final = 1.0  # seconds until a claim that could not be saved is tried again
 SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections further
 PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
+AWAY: Final = 60.0  # seconds after which a player counts as away; one that reconnects has something to tell
 AT_ONCE: Final = 500  # players for which one commit claims after a release
 
 T = TypeVar("T")
@@ -167,6 +168,8 @@ class Dispatch:
         self._feed = feed
         self._vault = vault
         self._reports = Together(self._settle)
+        self._began = clock.seconds()
+        self._left_at: dict[int, float] = {}
 
     def player_id(self, name: str) -> int | None:
         """A player's id, if it is in the players file."""
@@ -228,6 +231,9 @@ class Dispatch:
             jobs |= claimed.jobs
             over |= claimed.ended
             if session is None:
+                continue
+            if claimed.superseded:  # by another conductor: on this connection nothing would ever come
+                self.doors[claimed.player].abort()
                 continue
             if claimed.runs:
                 self._perform(self.doors[claimed.player], Perform(session.epoch, self._unsealed(claimed)))
@@ -368,6 +374,7 @@ class Dispatch:
         del self.doors[session.player]
         self.scheduler.closed(session)
         self.online_since.pop(session.player, None)
+        self._left_at[session.player] = self._clock.seconds()
         self.log.info("{player} is offline", player=session.name)
         self._say_goodbye(session.player, session.epoch)
 
@@ -382,6 +389,15 @@ class Dispatch:
         for door in [door for door in self.doors.values() if door.heard_at < oldest]:
             self.log.warn("{peer} was silent for {seconds} s: cut off", peer=door.describe(), seconds=seconds)
             door.abort()
+
+    async def give_up(self) -> None:
+        """End as lost what cannot be running any more on players that are away, and not for a moment only."""
+        now, awhile = self._clock.seconds(), max(AWAY, 2 * self.spread)
+        if now < self._began + awhile:
+            return  # who was here before us may be on the way
+        self._left_at = {player: at for player, at in self._left_at.items() if at > now - awhile}
+        here = self.doors.keys() | self._left_at.keys()
+        await self.sweep(lambda cursor, at: statements.give_up(cursor, at, here))
 
     # ---- outcomes
 

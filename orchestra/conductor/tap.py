@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.application.service import IService
@@ -31,6 +32,7 @@ from orchestra.security.contexts import ServerCredentials
 from orchestra.security.vault import Vault
 from orchestra.store import sqlite, statements
 from orchestra.store.writer import Reader, Writer
+from orchestra.supervisor import tell_ready
 
 Options = ConductorOptions
 T = TypeVar("T")
@@ -64,7 +66,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         stop_failing(reactor, EX_SOFTWARE)
 
     store = sqlite.Store(chosen.state)
-    writer = Writer(store.connect, reactor.callFromThread, fatal, "store")
+    writer = Writer(store.connect, reactor.callFromThread, fatal, "store", partial(reactor.callLater, 0))
     reader = Reader(store.connect, reactor.callFromThread)
     feed = Feed(
         lambda job, since, limit: reader.read(lambda cursor: statements.news(cursor, job, since, limit)),
@@ -126,6 +128,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def stop() -> Any:
         return reader.stop().addCallback(lambda _: writer.stop()).addCallback(lambda _: store.close())
 
+    conductor.ready = tell_ready
     conductor.seat = audience_port(reactor, chosen.audience, 0o660, chosen.audience_group, desk)
     hangup = Hangup(reactor, conductor.reload)
     return whole(Store(start, stop), conductor, hangup)

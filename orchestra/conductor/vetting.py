@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestra.errors import BadRequest, SecretInTheOpen, SecretsUnknown, SecretsWanted, Unfit
 from orchestra.model import Ask, Scope, ScoreEntry
@@ -34,13 +35,15 @@ def vetted(ask: Ask, scores: Mapping[str, ScoreEntry | None], elsewhere: Iterabl
     telling = known or _distinct(elsewhere)
     if ask.private and not telling:
         raise SecretsUnknown(score=ask.score[:80])
-    result = _told_apart(ask, telling)
-    refused = {id(entry): why for entry in known if (why := _refusal(entry, ask, result))}
+    result, missing = _told_apart(ask, telling), wanted(ask, telling)
+    refused = {id(entry): why for entry in known if (why := _refusal(entry, ask, result, missing))}
     hosts = _by_reason(scores, refused)
     enough = ask.scope is Scope.ONE and len(refused) < len(known)
     if hosts and not enough:
         everybody = len(refused) == len(known) and len(hosts) == 1
         raise Unfit(problem="; ".join(why if everybody else f"{_named(names)}: {why}" for why, names in hosts.items()))
+    if missing:  # last: nobody is asked for a secret in vain
+        raise SecretsWanted(names=" and ".join(f"'{name}'" for name in missing))
     warnings = tuple(f"{_named(names)} will refuse: {why}" for why, names in hosts.items())
     return Vetted(result.params, result.secrets, warnings)
 
@@ -65,16 +68,15 @@ def _told_apart(ask: Ask, entries: Sequence[ScoreEntry]) -> Vetted:
             raise SecretInTheOpen(name=key)
         if key in ask.private:
             raise BadRequest(problem=f"the parameter '{key}' is given twice")
-    if missing := wanted(ask, entries):
-        raise SecretsWanted(names=" and ".join(f"'{name}'" for name in missing))
     secrets = {key: value for key, value in ask.private.items() if key in secret}
     return Vetted(ask.params | {key: value for key, value in ask.private.items() if key not in secret}, secrets)
 
 
-def _refusal(entry: ScoreEntry, ask: Ask, result: Vetted) -> str | None:
+def _refusal(entry: ScoreEntry, ask: Ask, result: Vetted, missing: Sequence[str]) -> str | None:
     if ask.dry_run and not entry.dry_run:
         return no_dry_run(entry.name)
-    return refusal(entry.params, result.params, result.secrets)
+    asked_later = [replace(one, required=False) if one.name in missing else one for one in entry.params]
+    return refusal(asked_later, result.params, result.secrets)
 
 
 def _distinct(entries: Iterable[ScoreEntry | None]) -> list[ScoreEntry]:

@@ -50,6 +50,7 @@ from orchestra.player.sweep import (
     start_of,
     strike,
 )
+from orchestra.supervisor import tell_ready
 
 SYNC_AFTER: Final = 1.0
 SWEEP_PATIENCE: Final = 10.0
@@ -129,6 +130,7 @@ class Stage:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.HANDED)  # the program before may have held them back
         self._after_turn()
         self._log.say(f"ready, {len(self._done)} outcomes kept, {len(self._swept) + len(self._unswept)} runs lost")
+        tell_ready()
         try:
             self.loop.run()
         except Exception:

@@ -93,8 +93,8 @@ class _Books:
 
 
 def claim(cur: Cursor, asks: Sequence[ClaimAsk], now: int) -> list[Claimed]:
-    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing, and
-    neither does a player that is held: its release asks again."""
+    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing and is told
+    so; a player that is held gets nothing, and its release asks again."""
     books = _Books(cur, now)
     claimed = [_claim_for(books, ask) for ask in sorted(asks, key=lambda ask: ask.player)]
     ended = books.ledger.close()
@@ -105,8 +105,9 @@ def _claim_for(books: _Books, ask: ClaimAsk) -> Claimed:
     row = books.cur.execute(
         "SELECT next_seq, epoch, owner, name FROM players WHERE player_id = ? AND disabled_at IS NULL", (ask.player,)
     ).fetchone()
-    if row is None or row[1:3] != (ask.epoch, ask.owner) or books.held_player(row[3]):
-        return Claimed(ask.player, (), False, frozenset())
+    superseded = row is not None and row[1:3] != (ask.epoch, ask.owner)
+    if row is None or superseded or books.held_player(row[3]):
+        return Claimed(ask.player, (), False, frozenset(), superseded=superseded)
     turn = _Turn(books, ask, row[0])
     turn.fill(max(ask.room, 0))
     if turn.runs:

@@ -64,7 +64,8 @@ class Claimed(Struct, frozen=True):
     """Runs for one player, ascending in seq. ``more``: work waits that this player has no room for now.
 
     ``jobs`` have changed: their tasks were given out, or turned out to be overdue, and some have ``ended`` with that.
-    Of those with secret parameters ``sealed`` has the values.
+    ``superseded``: the session that asked is not its player's newest, and will never be given anything. Of jobs with
+    secret parameters ``sealed`` has the values.
     """
 
     player: int
@@ -72,6 +73,7 @@ class Claimed(Struct, frozen=True):
     more: bool
     jobs: frozenset[int]
     ended: frozenset[int] = frozenset()
+    superseded: bool = False
     sealed: dict[int, bytes] = {}
 
 

@@ -38,6 +38,12 @@ def no_such_job(cur: Cursor, job: int) -> NoSuchJob:
     return JobPruned(job=job) if given is not None and 0 < job <= given[0] else NoSuchJob(job=job)
 
 
+def _must_be(cur: Cursor, job: int) -> None:
+    """Of a job that is being pruned, rows are left for a while that nobody is to see."""
+    if cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
+        raise no_such_job(cur, job)
+
+
 def job_view(cur: Cursor, job: int) -> JobView:
     """A job and its counts."""
     row = cur.execute(_JOB + "WHERE jobs.job_id = ?", (job,)).fetchone()
@@ -115,6 +121,7 @@ def _task(row: Sequence[Any]) -> TaskView:
 
 def output_pieces(cur: Cursor, job: int, task: int, stream: int, offset: int, limit: int) -> list[tuple[int, bytes]]:
     """Kept output (position, bytes) of a task's last attempt, from ``offset`` on, ``limit`` bytes in all."""
+    _must_be(cur, job)
     row = cur.execute(
         "SELECT t.attempt, r.body FROM tasks t LEFT JOIN results r "
         "ON r.job_id = t.job_id AND r.n = t.n AND r.attempt = t.attempt WHERE t.job_id = ? AND t.n = ?",
@@ -169,13 +176,12 @@ def ended(cur: Cursor, job: int) -> JobView | None:
 
 def events(cur: Cursor, job: int, since: int, limit: int) -> list[Event]:
     """Events with n > ``since``, oldest first."""
+    _must_be(cur, job)
     rows = cur.execute(
         "SELECT e.n, e.at, e.kind, e.actor, e.task, p.name, e.detail FROM events e "
         "LEFT JOIN players p ON p.player_id = e.player_id WHERE e.job_id = ? AND e.n > ? ORDER BY e.n LIMIT ?",
         (job, since, limit),
     ).fetchall()
-    if not rows and cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
-        raise no_such_job(cur, job)
     return [
         Event(n=n, at=at, kind=kind, actor=actor, task=task, player=player, detail=detail)
         for n, at, kind, actor, task, player, detail in rows

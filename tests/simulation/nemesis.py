@@ -74,6 +74,7 @@ class Nemesis:
             (self.disk_full, 1.5),
             (self.disk_nearly_full, 1),
             (self.lost_and_then, 1.5),
+            (self.cancelled_on_one, 1.5),
             (self.disk_slow, 1),
             (self.sync_fails, 1),
             (self.remove, 1.2),
@@ -110,7 +111,7 @@ class Nemesis:
         ask = Ask(
             score=score,
             targets=tuple(names),
-            scope=random.choice((Scope.ALL, Scope.ONE)),
+            scope=more.get("scope") or random.choice((Scope.ALL, Scope.ONE)),
             params=self._params(token) | ({"lasts": str(lasts)} if lasts else {}),
             expire=more.get("expire", random.choice((None, None, 4.0, 15.0))),
             request_key=random.choice((None, f"key-{token}")),
@@ -389,6 +390,21 @@ class Nemesis:
         else:
             self.random.choice((self.cancel, self.wait))()
         self.world.timeline.later(self.random.uniform(2, 30), self._some_room, node)
+
+    def cancelled_on_one(self) -> None:
+        """One-of work waits while everybody is away; it is cancelled on one of its players, who is the first to be back."""
+        nodes = [node for node in self.world.nodes if node.name in self.world.listed]
+        if len(nodes) < 2:
+            return
+        for node in nodes:
+            node.kill()
+        submission = self._submit("once", [node.name for node in nodes], lasts=0.1, scope=Scope.ONE)
+        self.world.timeline.run_for(self.random.uniform(0.01, 0.1))
+        host, denied = self._host(), self.random.choice(nodes)
+        if submission is not None and host is not None:
+            self.world.cancel(host, submission, [denied.name])
+            self.world.timeline.run_for(self.random.choice((0.0, 0.02, 0.1)))
+            denied.start()
 
     def _some_room(self, node: Node) -> None:
         node.nearly_full = False
