@@ -32,7 +32,7 @@ def scores(setting: Setting) -> Iterator[Row]:
             cpu = meter.per(sizes.commands * sizes.repeats)
             what = f"{' '.join(line)}, {sizes.library_players} players, {sizes.library_scores} scores"
             yield figures.times(
-                "catalogue", what, rounds, cpu=cpu, floor=floor, floor_is="python that imports reactor and pb"
+                "scores", what, rounds, cpu=cpu, floor=floor, floor_is="python that imports reactor and pb"
             )
 
 
