@@ -89,7 +89,7 @@ class SecretInTheOpen(BadRequest):
 
 class SecretsWanted(BadRequest):
     """Parameter {names} is secret and required: 'submitjob' asks for it at a terminal, or give it by
-    '--params FILE'."""
+    '--params FILE' ('orchestra rerun': '--secrets FILE')."""
 
 
 class SecretsUnknown(BadRequest):
@@ -143,6 +143,24 @@ class JobPruned(NoSuchJob):
 class JobSkipped(NoSuchJob):
     """There is no job {job} in this store, which was put back from a backup on {day}; jobs that were accepted after
     that backup was made are not known any more."""
+
+
+class JobOver(OrchestraError):
+    """Job {job} {problem}; there is nothing to pause or to resume."""
+
+    status = EX_USAGE
+
+
+class NoSuchEvent(OrchestraError):
+    """Event {seq} is not known here, the newest is {last}: was the conductor's store put back to an earlier state?"""
+
+    status = EX_USAGE
+
+
+class NothingToRerun(OrchestraError):
+    """Nothing of job {job} has ended as {only}: it has {counts}."""
+
+    status = EX_USAGE
 
 
 class TooManyRemoved(OrchestraError):

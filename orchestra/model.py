@@ -47,7 +47,7 @@ class State(enum.IntEnum):
 
 MOVES: Final[dict[State, frozenset[State]]] = {
     State.HELD: frozenset({State.PENDING, State.CANCELLED, State.EXPIRED, State.LOST}),
-    State.PENDING: frozenset({State.DISPATCHED, State.CANCELLED, State.EXPIRED, State.LOST}),
+    State.PENDING: frozenset({State.DISPATCHED, State.HELD, State.CANCELLED, State.EXPIRED, State.LOST}),
     State.DISPATCHED: frozenset(State) - {State.DISPATCHED, State.HELD},
 }
 """Every legal move; a terminal state has none."""
@@ -368,8 +368,29 @@ class Chosen(Struct, frozen=True):
     up_to: int
 
 
+class Rolling(Struct, frozen=True, kw_only=True):
+    """How a job is to go over its targets in waves. ``batch`` and ``max_failures`` are a number, or ``10%`` of the
+    targets; "" for the first is: all that are left."""
+
+    batch: str = ""
+    canary: int = 0  # targets of the first wave, all of which must be ok
+    max_failures: str = "0"
+    pause: float = 0.0  # seconds between two waves
+
+
+class Waves(Struct, frozen=True, kw_only=True):
+    """The waves of a job with so many tasks; :mod:`orchestra.rolling` says what follows from that."""
+
+    tasks: int
+    batch: int
+    canary: int = 0
+    max_failures: int | None = None  # None: however many
+    pause: int = 0  # milliseconds
+
+
 class Ask(Struct, frozen=True, kw_only=True):
-    """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never.
+    """A request for work, as the audience words it. ``expire``: seconds from now, or from ``not_before``; None is the
+    default, 0 is never. ``not_before``: seconds since 1970 of the conductor's clock.
 
     A secret parameter is taken from ``private`` alone: what came by a command line others may have read."""
 
@@ -383,6 +404,23 @@ class Ask(Struct, frozen=True, kw_only=True):
     pin: bool = False  # only if all targets have one and the same, and only that
     private: dict[str, str] = {}  # parameters that nobody saw; what the score declares secret of them is sealed
     dry_run: bool = False
+    not_before: float | None = None
+    rolling: Rolling | None = None
+    rerun_of: int | None = None
+
+
+class Rerun(Struct, frozen=True, kw_only=True):
+    """A request to run a job once more where it ended in one of these ways. What is None is as it was; ``expire`` and
+    ``not_before`` are as in :class:`Ask`. ``secrets``: parameters whose values are not kept, given anew."""
+
+    job: int
+    only: tuple[State, ...]
+    secrets: dict[str, str] = {}
+    expire: float | None = None
+    request_key: str | None = None
+    priority: int | None = None
+    not_before: float | None = None
+    rolling: Rolling | None = None
 
 
 class Secrets(Struct, frozen=True):
@@ -402,7 +440,7 @@ class NewJob(Struct, frozen=True, kw_only=True):
     score: str
     params: dict[str, str]
     scope: Scope
-    players: tuple[int, ...]  # player ids, ascending, each once
+    players: tuple[int, ...]  # player ids, each once, in the order of the tasks
     idempotent: bool
     max_attempts: int
     priority: int
@@ -411,18 +449,28 @@ class NewJob(Struct, frozen=True, kw_only=True):
     digest: str = ""  # the only one that may run, or ""
     secrets: Secrets | None = None
     dry_run: bool = False
+    not_before: int | None = None
+    waves: Waves | None = None
+    rerun_of: int | None = None
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """One change of a job. ``n`` counts from 1 without a gap."""
+    """One change of a job. ``n`` counts the job's events from 1 without a gap; ``seq`` is larger than that of every
+    event of any job that was committed before.
+
+    ``kind``: of a task dispatched, pending (again), cancelling, unkillable, late and the outcomes; of the whole job
+    submitted, begun, wave, waiting, stopped, paused, resumed, restored, ended.
+    """
 
     n: int
     at: int
-    kind: str  # submitted, dispatched, ok … lost, pending (again), cancelling, unkillable, late, ended
+    kind: str
     actor: str = ""
     task: int | None = None
     player: str | None = None
     detail: str = ""
+    job: int = 0
+    seq: int = 0
 
 
 class TaskView(Struct, frozen=True, kw_only=True):
@@ -448,6 +496,25 @@ class TaskView(Struct, frozen=True, kw_only=True):
     maybe_ran: bool = False
 
 
+class Paused(Struct, frozen=True, kw_only=True):
+    """Nothing of a job is handed out, since somebody has said so."""
+
+    at: int
+    owner: str
+    uid: int
+    login_uid: int | None = None
+
+
+class Course(Struct, frozen=True, kw_only=True):
+    """How far a job is that is not handed out whole and at once. Tasks below ``opened`` may be, or were."""
+
+    waves: Waves
+    wave: int  # so many are open
+    opened: int
+    next_at: int | None = None  # when more is let go, if that is a matter of time
+    stopped: str = ""  # why nothing more of it is
+
+
 class JobView(Struct, frozen=True, kw_only=True):
     """A job and its counts. ``verdict`` is "" until every task has its outcome, then ok, partial or failed."""
 
@@ -469,6 +536,11 @@ class JobView(Struct, frozen=True, kw_only=True):
     digest: str = ""  # what it is pinned to
     secrets: tuple[str, ...] = ()  # the names of secret parameters; their values nobody is shown
     dry_run: bool = False
+    not_before: int | None = None
+    course: Course | None = None  # None: it was handed out whole and at once
+    paused: Paused | None = None
+    rerun_of: int | None = None
+    reruns: tuple[int, ...] = ()
 
 
 class PlayerView(Struct, frozen=True, kw_only=True):
@@ -485,6 +557,20 @@ class PlayerView(Struct, frozen=True, kw_only=True):
     scores: int | None = None
     note: str = ""
     held: str = ""  # why nothing is handed to it
+
+
+class PrunePlan(Struct, frozen=True, kw_only=True):
+    """What pruning would remove now: ``old`` jobs, the output of others, and ``more`` whole jobs because the store is
+    larger than ``keep_size``; bytes are about that many."""
+
+    size: int
+    keep_size: int
+    old: int
+    old_bytes: int
+    outputs: int
+    output_bytes: int
+    more: int
+    more_bytes: int
 
 
 class Wait(Struct, frozen=True, kw_only=True):

@@ -15,12 +15,8 @@ from orchestra.core.blockers import (
     Standstill,
     conductors_disk,
     grouped,
-    not_before,
     of_handed_over,
     of_pending,
-    paused,
-    stopped,
-    wave,
 )
 from orchestra.core.brake import Brake
 from orchestra.model import Held, Hold, Scope, ScoreEntry, Told
@@ -133,25 +129,6 @@ def test_a_lock_names_who_has_it() -> None:
 
 def test_of_who_is_away_nobody_knows_how_busy_it_is() -> None:
     assert kinds(of_pending("deploy", "", (), away(open=tuple(ahead(seq) for seq in range(9))))) == ["offline"]
-
-
-@pytest.mark.parametrize(
-    ("blocker", "says"),
-    [
-        (paused(AT, "anne", 7), ("paused", "the job is paused by anne", "'orchestra resume 7'", AT)),
-        (not_before("at noon", AT), ("not before", "the job begins at noon", "then", AT)),
-        (
-            wave(3, 9),
-            ("wave", "its wave, 3 of 9, has not begun", "wave 2 has ended, and with few enough failures", None),
-        ),
-        (wave(2, 9, "at noon"), ("wave", "its wave, 2 of 9, has not begun", "at noon", None)),
-        (stopped("2 failed"), ("stopped", "about to be cancelled: 2 failed", "that is done", None)),
-    ],
-)
-def test_what_keeps_a_whole_job_is_said_with_the_rest(blocker: Blocker, says: tuple[object, ...]) -> None:
-    """It comes first: nothing else matters before."""
-    assert (blocker.kind, blocker.what, blocker.until, blocker.since) == says
-    assert of_pending("deploy", "", (), away(), [blocker])[0] == blocker
 
 
 # ---- what was handed out and has not started

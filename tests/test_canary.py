@@ -141,15 +141,13 @@ def test_it_is_taken_from_a_file_and_refused_on_a_command_line(
     assert "'password' is secret and required" in missing.stderr
 
 
-@pytest.mark.parametrize("wait", [True, False])
-def test_it_is_asked_for_at_a_terminal_without_an_echo(
-    theatre: Theatre, orchestra: OutsideOrchestra, wait: bool
-) -> None:
-    program = str(Path(sys.executable).with_name("submitjob"))
+def at_a_terminal(theatre: Theatre, *words: str) -> bytes:
+    """What a terminal shows of a command that asks for the password and gets it."""
+    program = str(Path(sys.executable).with_name(words[0]))
     pid, terminal = pty.fork()
     if pid == 0:
         environment = {**os.environ, "ORCHESTRA_SOCKET": str(theatre.socket), "TERM": "dumb"}
-        os.execve(program, [program, "login", "a", *["--wait"] * wait], environment)
+        os.execve(program, [program, *words[1:]], environment)
     shown = b""
     while b"password: " not in shown:
         shown += os.read(terminal, 1000)
@@ -162,11 +160,37 @@ def test_it_is_asked_for_at_a_terminal_without_an_echo(
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, shown
     assert CANARY.encode() not in shown
-    if wait:
-        assert b"knew = true" in shown
-    else:
-        job = int(re.findall(rb"^(\d+)\r?$", shown, flags=re.M)[0])
-        assert done(orchestra, job)[0].verdict == "ok"
+    return shown
+
+
+def number_in(shown: bytes) -> int:
+    """The job that a terminal shows the number of."""
+    return int(re.findall(rb"^(\d+)\r?$", shown, flags=re.M)[0])
+
+
+def test_it_is_asked_for_at_a_terminal_without_an_echo(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
+    """Whether or not the command waits."""
+    assert b"knew = true" in at_a_terminal(theatre, "submitjob", "login", "a", "--wait")
+    job = number_in(at_a_terminal(theatre, "submitjob", "login", "a"))
+    assert done(orchestra, job)[0].verdict == "ok"
+
+
+def test_a_rerun_has_to_be_told_anew(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command, tmp_path: Path
+) -> None:
+    """At a terminal, or by a file; it is not kept beyond the end of the job, for nobody."""
+    first = orchestra.submit(ask("a", params={"what": "fail"})).job
+    done(orchestra, first)
+    refused = command("orchestra", "rerun", first, "--only", "failed")
+    assert (refused.returncode, refused.stdout) == (64, "")
+    assert "'password' is secret and required" in refused.stderr and "--secrets FILE" in refused.stderr
+    (tmp_path / "secrets").write_text(f"password={CANARY}\n")
+    by_file = int(command("orchestra", "rerun", first, "--only", "failed", "--secrets", tmp_path / "secrets").stdout)
+    asked = number_in(at_a_terminal(theatre, "orchestra", "rerun", str(first), "--only", "failed"))
+    for job in (by_file, asked):
+        view, [task] = done(orchestra, job)
+        assert (view.rerun_of, view.params, view.secrets) == (first, {"what": "fail"}, ("password",))
+        assert task.response and task.response["knew"] is True
 
 
 def test_a_failure_and_a_refusal_do_not_tell(theatre: Theatre, orchestra: OutsideOrchestra) -> None:

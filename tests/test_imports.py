@@ -10,12 +10,13 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent / "orchestra"
 
-FOUNDATION = {"model", "errors"}
+FOUNDATION = {"model", "errors", "rolling"}
 BELOW_SERVICES = {*FOUNDATION, "config", "core", "options", "parameters", "security", "settings", "store", "wire"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "model": set(),
     "errors": set(),
+    "rolling": {"model"},
     "parameters": set(),
     "supervisor": set(),
     "logs": set(),

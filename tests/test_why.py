@@ -146,6 +146,19 @@ def test_of_one_of_work_every_candidate_is_told(orchestra: OutsideOrchestra, com
     assert [(row["task"], row["nth"], row["choice"]) for row in found["waiting"]] == [(0, 0, True), (0, 1, True)]
 
 
+@pytest.mark.usefixtures("let_go")
+def test_a_wave_a_pause_and_a_time_to_begin_are_told(orchestra: OutsideOrchestra, command: Command) -> None:
+    """With what ends each; and what keeps the host is told beside it."""
+    rolled = command("submitjob", "gate", "a", "c", "--all", "--batch", "1").stdout.strip()
+    found = kept(orchestra, int(rolled))
+    assert found["c.demo.test"] == ["wave", "offline"]
+    command("orchestra", "pause", rolled)
+    assert kept(orchestra, int(rolled))["c.demo.test"] == ["paused", "wave", "offline"]
+    later = command("submitjob", "gate", "a", "--not-before", "1h").stdout.strip()
+    assert kept(orchestra, int(later)) == {"a.demo.test": ["not before"]}
+    assert f"until 'orchestra resume {rolled}'" in command("orchestra", "explain", rolled, "c").stdout
+
+
 def test_a_job_that_has_ended_waits_for_nothing(orchestra: OutsideOrchestra, command: Command) -> None:
     job = asked(orchestra, "uptime", "a")
     orchestra.wait(job, timeout=60)

@@ -66,7 +66,8 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
         return 0
     say(f"conductor {safe(found.version)}, running since {when(found.started_at)}")
     say(f"{many(found.players, 'player')}, {found.online} online")
-    say(f"{many(found.pending, 'task')} pending, {found.dispatched} dispatched")
+    held = f", {found.held} held" if found.held else ""
+    say(f"{many(found.pending, 'task')} pending, {found.dispatched} dispatched{held}")
     for trouble in found.troubles:
         say(f"trouble: {safe(trouble)}")
     for hold in found.holds:

@@ -3,14 +3,16 @@
 import base64
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import click
 import msgspec
 
+from orchestra import rolling
+from orchestra.core import explain
 from orchestra.core.explain import moment
-from orchestra.model import JobView, State, Stream, TaskView
+from orchestra.model import Course, JobView, State, Stream, TaskView
 
 TAIL_LINES: Final = 10
 TAIL_BYTES: Final = 2_000
@@ -128,6 +130,14 @@ def lasted(milliseconds: int) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
+def sized(size: int) -> str:
+    """So many bytes, as a person says it."""
+    for unit, power in (("GB", 30), ("MB", 20), ("kB", 10)):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.1f} {unit}"
+    return f"{size} bytes"
+
+
 def counted(counts: dict[str, int]) -> str:
     """``3 ok, 1 lost``, in the order of the states."""
     return ", ".join(f"{counts[state.label]} {state.label}" for state in State if counts.get(state.label))
@@ -230,8 +240,35 @@ def job_head(job: JobView) -> list[str]:
         lines.append(f"  {many}: {safe(', '.join(names))} (--json tells more)")
     if job.priority:
         lines.append(f"  priority {job.priority}")
+    lines += [f"  {safe(line)}" for line in _course(job)]
     ends = f"ended {when(job.ended_at)}" if job.ended_at is not None else _expires(job)
     return [*lines, f"  {ends}"]
+
+
+def _course(job: JobView) -> Iterator[str]:
+    """How a job is handed out that is not handed out whole and at once."""
+    if job.rerun_of is not None:
+        yield f"a rerun of job {job.rerun_of}"
+    if job.reruns:
+        yield f"run again as job {', '.join(map(str, job.reruns))}"
+    if job.not_before is not None:
+        yield f"not before {when(job.not_before)}"
+    if job.course is not None and job.course.waves.max_failures is not None:
+        yield _rolls(job.course)
+    if job.course is not None and job.course.stopped:
+        yield job.course.stopped
+    if job.paused is not None and not job.verdict:
+        yield f"{explain.paused(job.paused)}; 'orchestra resume {job.job}' lets it go on"
+
+
+def _rolls(course: Course) -> str:
+    waves = course.waves
+    how = [f"{waves.batch} at a time"] if waves.batch < waves.tasks else []
+    how += [f"{waves.canary} first, which must be ok"] if waves.canary else []
+    how += [f"at most {waves.max_failures} failed"]
+    how += [f"{lasted(waves.pause)} between waves"] if waves.pause else []
+    following = f"; the next {when(course.next_at)}" if course.next_at is not None else ""
+    return f"rolling: wave {course.wave} of {rolling.how_many(waves)} ({', '.join(how)}){following}"
 
 
 def asker(job: JobView) -> str:

@@ -1,7 +1,7 @@
 """Secret parameters at a terminal: asked for when the conductor wants them, and never shown."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import click
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from orchestra.cli.session import talk
 from orchestra.errors import SecretsWanted
-from orchestra.model import Ask
+from orchestra.model import Ask, Receipt, Rerun
 
 T = TypeVar("T")
 
@@ -22,6 +22,22 @@ def with_secrets(path: str, ask: Ask, act: Callable[[Ask], T]) -> T:
     except SecretsWanted:
         if not sys.stdin.isatty():
             raise
-    names = talk(path, lambda conductor: conductor.secrets_wanted(ask))
-    told = {name: str(click.prompt(name, hide_input=True, err=True)) for name in names}
+    told = asked_for(talk(path, lambda conductor: conductor.secrets_wanted(ask)))
     return act(replace(ask, private=ask.private | told))
+
+
+def rerun_with_secrets(path: str, wanted: Rerun) -> Receipt:
+    """Run a job once more, once the secrets that it had and that were not given were asked for in the same way."""
+    try:
+        return talk(path, lambda conductor: conductor.rerun(wanted))
+    except SecretsWanted:
+        if not sys.stdin.isatty():
+            raise
+    names = talk(path, lambda conductor: conductor.job(wanted.job)).secrets
+    told = asked_for(name for name in names if name not in wanted.secrets)
+    return talk(path, lambda conductor: conductor.rerun(replace(wanted, secrets=wanted.secrets | told)))
+
+
+def asked_for(names: Iterable[str]) -> dict[str, str]:
+    """What somebody at the terminal types for each of ``names``."""
+    return {name: str(click.prompt(name, hide_input=True, err=True)) for name in names}

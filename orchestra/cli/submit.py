@@ -11,11 +11,12 @@ import click
 from orchestra import config as conf
 from orchestra import parameters
 from orchestra.cli.printing import many, print_json, safe, say, tell
+from orchestra.cli.rollout import not_before, rolling_of, rolling_options
 from orchestra.cli.secrets import with_secrets
 from orchestra.cli.session import SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
-from orchestra.model import Ask, Receipt, Scope
+from orchestra.model import Ask, Receipt, Rolling, Scope
 from orchestra.parameters.declared import text_of
 
 MAX_INPUT: Final = 16 << 20
@@ -148,7 +149,9 @@ class Request(NamedTuple):
     expire: float | None
     request_key: str | None
     priority: int
-    dry_run: bool
+    dry_run: bool = False
+    not_before: float | None = None
+    rolling: Rolling | None = None
     pin: bool = False
 
 
@@ -177,10 +180,13 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
         request_key=request.request_key,
         priority=request.priority,
         pin=request.pin,
+        not_before=request.not_before,
+        rolling=request.rolling,
     )
 
 
-def _accepted(receipt: Receipt) -> None:
+def tell_accepted(receipt: Receipt) -> None:
+    """Say what is to be said of a request that was accepted."""
     if not receipt.created:
         tell(f"job {receipt.job} was made by this request key before; nothing new was asked for")
     for warning in receipt.warnings:
@@ -203,7 +209,11 @@ def _accepted(receipt: Receipt) -> None:
     metavar="FILE|-",
     help="More parameters: KEY=VALUE lines, or a JSON object. Secret ones are taken from here, or asked for.",
 )
-@click.option("--expire", callback=expiry, metavar="TIME|never", help="What has not started by then never will.")
+@rolling_options
+@not_before
+@click.option(
+    "--expire", callback=expiry, metavar="TIME|never", help="What has not started so long from now never will."
+)
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
 @click.option("--priority", type=Whole(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
 @click.option("--pin", is_flag=True, help="Only if all targets have one and the same version, and only that.")
@@ -232,19 +242,23 @@ def submit(
     With --pin the version that all targets have now, score and NAME.conf, is the only one that may run: a host on
     which it was changed meanwhile refuses. Without, targets that have different ones are a warning.
 
+    With --batch or --canary it goes over the targets in waves, by name; a wave begins when the one before has ended,
+    and the first failure that is not allowed for stops it. With --not-before, --expire counts from then.
+
     Exit status: 0 accepted, or with --wait all ok; with --wait otherwise 11 something is lost, 10 failed or killed,
     12 never ran; 13 gave up waiting. 64 usage, 69 no conductor, 70 a bug of ours, 75 try again, 77 denied.
     """
-    ask = ask_of(words, Request(**options), ctx.command_path)
+    rolling = rolling_of(options)
+    ask = ask_of(words, Request(rolling=rolling, **options), ctx.command_path)
     if timeout is not None and not wait:
         raise UsageError(problem="--timeout goes with --wait")
     path = conductor_socket(socket, config)
     if wait:
-        return with_secrets(path, ask, lambda ask: Outlook(as_json, timeout).perform(path, ask, _accepted))
+        return with_secrets(path, ask, lambda ask: Outlook(as_json, timeout).perform(path, ask, tell_accepted))
     receipt = with_secrets(path, ask, lambda ask: talk(path, lambda conductor: conductor.submit(ask)))
     if as_json:
         print_json(receipt)
     else:
         say(str(receipt.job))
-    _accepted(receipt)
+    tell_accepted(receipt)
     return 0

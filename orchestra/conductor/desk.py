@@ -26,6 +26,7 @@ from orchestra.audience.desk import (
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.explaining import Explainer
 from orchestra.conductor.feed import Feed
+from orchestra.conductor.managing import Manager, beginning, waves_of
 from orchestra.conductor.shelf import Shelf
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.conductor.vetting import Vetted, vetted, wanted
@@ -56,13 +57,13 @@ from orchestra.model import (
     TaskView,
     Wait,
 )
-from orchestra.store import statements
+from orchestra.store import gates, statements
 from orchestra.store.saver import Loader
 from orchestra.store.values import PlayerRow
 
 HOUR: Final = 3_600_000
 GIVE_UP_UNKNOWN: Final = HOUR + 10_000  # the default timeout and grace of a score nobody has told us of
-UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label)
+UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label, State.HELD.label)
 MOST_WAITS: Final = 100
 LONGEST_REASON: Final = 500
 LONGEST_EXPIRY: Final = 3650 * 24 * HOUR
@@ -101,6 +102,7 @@ class FrontDesk:
         self._reload = reload
         self._upkeep = upkeep
         self._troubles = troubles
+        self.manager = Manager(dispatch, reader, feed, self.submit, upkeep)
 
     # ---- who may
 
@@ -123,10 +125,12 @@ class FrontDesk:
             ask, players, scores, lambda player: self._dispatch.repertoires.refusal(player, ask.score)
         )
         entries = [entry for entry in scores.values() if entry]
-        new = replace(self._new_job(asker, ask, tuple(sorted(players)), entries, fit), digest=agreed.digest)
+        # waves go by name; otherwise the order says nothing
+        order = tuple(players) if ask.rolling is not None else tuple(sorted(players))
+        new = replace(self._new_job(asker, ask, order, entries, fit), digest=agreed.digest)
         if agreed.refusal is not None:
             return await self._made_before(new, agreed.refusal)
-        waits = await self._waits(new, players)
+        waits = await self._waits(new, {player: players[player] for player in gates.at_once(new, self._now())})
         submitted = await self._dispatch.submit(new)
         return Receipt(
             job=submitted.job,
@@ -175,6 +179,7 @@ class FrontDesk:
         self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry], fit: Vetted
     ) -> NewJob:
         ends = [entry.timeout + entry.kill_grace for entry in scores]
+        begins = beginning(ask, self._now())
         return NewJob(
             owner=asker,
             request_key=ask.request_key,
@@ -185,20 +190,24 @@ class FrontDesk:
             idempotent=bool(scores) and all(entry.idempotent for entry in scores),
             max_attempts=min((entry.max_attempts for entry in scores), default=1),
             priority=ask.priority,
-            expires_at=self._expires_at(ask.expire),
+            expires_at=self._expires_at(ask.expire, begins or 0),
             give_up_after=max(ends, default=GIVE_UP_UNKNOWN),
             secrets=self._dispatch.seal(ask.score, fit.secrets) if fit.secrets else None,
             dry_run=ask.dry_run,
+            not_before=begins,
+            waves=waves_of(ask, len(players)),
+            rerun_of=ask.rerun_of,
         )
 
-    def _expires_at(self, seconds: float | None) -> int | None:
+    def _expires_at(self, seconds: float | None, begins: int) -> int | None:
+        now = max(self._now(), begins)
         if seconds is None:
-            return None if self._default_expire is None else self._now() + self._default_expire
+            return None if self._default_expire is None else now + self._default_expire
         if seconds == 0:
             return None
         if not 0 < seconds * 1000 <= LONGEST_EXPIRY:
             raise BadRequest(problem="'expire' is a number of seconds up to ten years, or 0 for never")
-        return self._now() + int(seconds * 1000)
+        return now + int(seconds * 1000)
 
     async def _waits(self, new: NewJob, players: Mapping[int, str]) -> list[Wait]:
         """Who will not start at once, and why. Of a one-of job, nobody waits while one of them can start."""
@@ -248,6 +257,8 @@ class FrontDesk:
             return task
         if task.state == State.PENDING.label and self._dispatch.trouble:
             return replace(task, why=f"waits: nothing is handed out, {self._dispatch.trouble}")
+        if task.state != State.DISPATCHED.label and (gate := explain.why_not_let_go(job, task)):
+            return replace(task, why=gate)
         row = rows.get(task.player or "")
         if row is None:
             there, brake = len(self._dispatch.doors), self._dispatch.brake
@@ -359,6 +370,7 @@ class FrontDesk:
             dispatched=totals.dispatched,
             troubles=self._troubles(),
             holds=self._dispatch.brake.holds,
+            held=totals.held,
         )
 
     def watch(self, job: int, since: int, listener: Listener) -> Watch:

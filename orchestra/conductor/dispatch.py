@@ -6,7 +6,7 @@ claim together; a report and the next claim together), and only then tells the p
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Cursor
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -51,7 +51,7 @@ from orchestra.model import (
     Welcome,
 )
 from orchestra.security.vault import Vault, unsealed
-from orchestra.store import statements
+from orchestra.store import gates, statements
 from orchestra.store.holds import Mark
 from orchestra.store.saver import Saver
 from orchestra.store.values import (
@@ -75,7 +75,20 @@ PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
 AWAY: Final = 60.0  # seconds after which a player counts as away; one that reconnects has something to tell
 AT_ONCE: Final = 500  # players for which one commit claims after a release
 
+
+class Change(Protocol):
+    """What something did to jobs."""
+
+    @property
+    def jobs(self) -> frozenset[int]: ...
+    @property
+    def ended(self) -> frozenset[int]: ...
+    @property
+    def freed(self) -> tuple[Freed, ...]: ...
+
+
 T = TypeVar("T")
+C = TypeVar("C", bound=Change)
 
 
 class News(NamedTuple):
@@ -185,8 +198,8 @@ class Dispatch:
         """Save a job, and claim at once for the players that are free."""
         if self.trouble:
             raise DiskNearlyFull(problem=self.trouble)
-        wishes = self.scheduler.offer(new.scope, new.players, new.score)
         now = self._now()
+        wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score)
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
 
     async def _claiming(
@@ -287,6 +300,7 @@ class Dispatch:
             door.abort()
             return
         self._feed.touched(greeting.jobs, greeting.ended)
+        self.offer_again(greeting.freed)
         for note in greeting.notes:
             self.log.warn("{peer}: {note}", peer=door.describe(), note=note)
         before = self.scheduler.sessions.get(player)
@@ -430,17 +444,22 @@ class Dispatch:
             self.log.warn(
                 "{many} reported runs are of jobs that are not here any more ({who})", many=settled.unknown, who=who
             )
-        self._offer_again(settled.freed)
+        self.offer_again(settled.freed)
         return settled.superseded
 
-    def _offer_again(self, freed: Iterable[Freed]) -> None:
+    def offer_again(self, freed: Iterable[Freed]) -> None:
+        """These tasks may be handed out from now on."""
         wishes: list[Wish] = []
         for task in freed:
             if task.player is not None:
                 wishes += self.scheduler.offer(Scope.ALL, (task.player,))
             else:
                 wishes += self.scheduler.offer(Scope.ONE, task.candidates, task.score)
-        self._claim(sorted(wishes, key=lambda wish: wish.player))
+        self._claim_in_turn(sorted(wishes, key=lambda wish: wish.player))
+
+    def _claim_in_turn(self, wishes: list[Wish]) -> None:
+        for start in range(0, len(wishes), AT_ONCE):
+            self._claim(wishes[start : start + AT_ONCE])
 
     async def output(self, door: Door, pieces: list[Piece]) -> None:
         """Save kept output that goes ahead of its report."""
@@ -515,9 +534,7 @@ class Dispatch:
         for one in done.lifted:
             self._say_braked("{who} (uid {uid}) releases {what}", one, who)
         if done.lifted:
-            wishes = self.scheduler.offer(Scope.ALL, tuple(self.scheduler.sessions))
-            for start in range(0, len(wishes), AT_ONCE):
-                self._claim(wishes[start : start + AT_ONCE])
+            self._claim_in_turn(self.scheduler.offer(Scope.ALL, tuple(self.scheduler.sessions)))
         return done
 
     def _say_braked(self, sentence: str, hold: Hold, who: Asker, **more: str) -> None:
@@ -547,9 +564,7 @@ class Dispatch:
     async def _one_step(
         self, step: Callable[[Cursor, int, tuple[int, int] | None], Cancelled], after: tuple[int, int] | None
     ) -> Cancelled:
-        now = self._now()
-        done = await self._writer.write(lambda cursor: step(cursor, now, after))
-        self._feed.touched(done.jobs, done.ended)
+        done = await self.change(lambda cursor, now: step(cursor, now, after))
         for player, seqs in done.orders.items():
             door = self.doors.get(player)
             if door is not None:
@@ -565,13 +580,17 @@ class Dispatch:
         return many
 
     async def sweep(self, work: Callable[[Cursor, int], Swept]) -> None:
-        """Let time pass over the store: expiries, removals, runs nobody will hear of. Bounded steps until done."""
-        more = True
-        while more:
-            now = self._now()
-            swept = await self._writer.write(lambda cursor, now=now: work(cursor, now))  # type: ignore[misc]
-            self._feed.touched(swept.jobs, swept.ended)
-            more = swept.more
+        """Let time pass over the store: expiries, removals, what begins now. Bounded steps until done."""
+        while (await self.change(work)).more:
+            pass
+
+    async def change(self, work: Callable[[Cursor, int], C]) -> C:
+        """Do something to jobs; then tell their watchers, and hand out what may be handed out with it."""
+        now = self._now()
+        done = await self._writer.write(lambda cursor: work(cursor, now))
+        self._feed.touched(done.jobs, done.ended)
+        self.offer_again(done.freed)
+        return done
 
     def _background(self, work: Awaitable[Any], purpose: str) -> None:
         def failed(failure: Failure) -> None:

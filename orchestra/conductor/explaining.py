@@ -6,7 +6,7 @@ from sqlite3 import Cursor
 from typing import NamedTuple
 
 from orchestra.conductor.dispatch import Dispatch
-from orchestra.core import blockers
+from orchestra.core import blockers, gating
 from orchestra.core.blockers import Ahead, Blocker, Facts, Standstill
 from orchestra.model import JobView, State
 from orchestra.store import statements
@@ -75,7 +75,7 @@ class Explainer:
         job = page.job
         holds = self._dispatch.brake.all_of(page.players[one.player].name, job.score)
         trouble = (blockers.conductors_disk(self._dispatch.trouble),) if self._dispatch.trouble else ()
-        return blockers.of_pending(job.score, job.digest, holds, facts, trouble)
+        return blockers.of_pending(job.score, job.digest, holds, facts, (*trouble, *gating.of_task(job, one.task)))
 
     def _facts(self, page: _Page, player: int) -> Facts:
         session, book = self._dispatch.scheduler.sessions.get(player), self._dispatch.repertoires

@@ -256,11 +256,13 @@ class Conductor(Service):
 
     async def _expire(self) -> None:
         await self._dispatch.sweep(statements.expire)
+        await self._dispatch.sweep(statements.open_due)
 
     async def _give_up(self) -> None:
         grace = self._settings.removal_grace
         await self._dispatch.give_up()
         await self._dispatch.sweep(lambda cursor, now: statements.sweep_removed(cursor, now, grace))
+        await self._dispatch.sweep(lambda cursor, now: statements.strike_removed(cursor, now, grace))
 
     def _sweep_silent(self, seconds: float) -> None:
         self._dispatch.sweep_silent(seconds)

@@ -71,6 +71,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     feed = Feed(
         lambda job, since, limit: reader.read(lambda cursor: statements.news(cursor, job, since, limit)),
         lambda job: reader.read(lambda cursor: statements.ended(cursor, job)),
+        lambda since, limit: reader.read(lambda cursor: statements.all_events(cursor, since, limit)),
     )
     vault = Vault(chosen.secret_key)
     dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed, vault)

@@ -2,7 +2,7 @@
 
 A pending task is kept by whatever would keep the conductor from handing it to its player; one that was handed over and
 has not started, by what is ahead of it there. :mod:`orchestra.core.explain` has the one line that says the first thing.
-What keeps a whole job (its waves, its time, a pause) is said by whoever knows of those, and put in front.
+What keeps a whole job is said by :mod:`orchestra.core.gating`, and comes first.
 """
 
 from collections import defaultdict
@@ -99,30 +99,6 @@ def of_handed_over(seq: int, score: str, player: Facts) -> tuple[Blocker, ...]:
 def conductors_disk(trouble: str) -> Blocker:
     """Nothing is handed out to anybody."""
     return Blocker(kind="conductor", what=f"nothing is handed out: {trouble}", until="that is mended on the conductor")
-
-
-# ---- what keeps a whole job, or a wave of it
-
-
-def paused(at: int, owner: str, job: int) -> Blocker:
-    """Somebody has paused the job."""
-    return Blocker(kind="paused", what=f"the job is paused by {owner}", since=at, until=f"'orchestra resume {job}'")
-
-
-def not_before(begins_at: str, since: int) -> Blocker:
-    """The job begins later; it is so since it was asked for."""
-    return Blocker(kind="not before", what=f"the job begins {begins_at}", since=since, until="then")
-
-
-def wave(number: int, of: int, begins_at: str = "") -> Blocker:
-    """Its wave has not begun: it does so at a time that is known, or when the one before has ended."""
-    until = begins_at or f"wave {number - 1} has ended, and with few enough failures"
-    return Blocker(kind="wave", what=f"its wave, {number} of {of}, has not begun", until=until)
-
-
-def stopped(reason: str) -> Blocker:
-    """The job goes no further."""
-    return Blocker(kind="stopped", what=f"about to be cancelled: {reason}", until="that is done")
 
 
 # ---- what keeps a pending task

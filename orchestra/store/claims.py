@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from orchestra.model import Held, Run, State
-from orchestra.store import moves
+from orchestra.store import gates, moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import ClaimAsk, Claimed
 
@@ -45,7 +45,7 @@ _CLAIM: Final = (
     "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING attempt"
 )
 _JOB: Final = (
-    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, "
+    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, jobs.shut, "
     "job_params.digest FROM jobs "
     "JOIN scores USING (score_id) JOIN job_params USING (job_id) WHERE job_id = ?"
 )
@@ -59,6 +59,7 @@ class _Job(NamedTuple):
     one_of: bool
     dry_run: bool
     sealed: bytes | None
+    shut: bool
     digest: str
 
 
@@ -75,8 +76,9 @@ class _Books:
 
     def job(self, job: int) -> _Job:
         if job not in self._jobs:
-            name, body, expires_at, scope, dry_run, sealed, digest = self.cur.execute(_JOB, (job,)).fetchone()
-            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", bool(dry_run), sealed, digest)
+            name, body, expires_at, scope, dry_run, sealed, shut, digest = self.cur.execute(_JOB, (job,)).fetchone()
+            marks = bool(dry_run), sealed, bool(shut), digest
+            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", *marks)
         return self._jobs[job]
 
     def score(self, score: int) -> str:
@@ -134,29 +136,33 @@ class _Turn:
         self.more = False
 
     def fill(self, room: int) -> None:
-        """Give up to ``room`` runs. Work that is overdue ends on the way: it must not hide what is behind it."""
+        """Give up to ``room`` runs. Work that is overdue ends on the way, what is of a job that is shut is set aside:
+        neither must hide what is behind it."""
         self.room = room
         again = True
         while again:
             before = len(self.runs)
             waiting, self.more = self._choose()
-            overdue = self._give(waiting)
+            cleared = self._give(waiting)
             # a score whose limit was used up may have stood in the way of what is behind it
-            again = overdue or (self.more and before < len(self.runs) < room)
+            again = cleared or (self.more and before < len(self.runs) < room)
 
     def _give(self, waiting: Iterable[Waiting]) -> bool:
-        """Give what fits; whether anything turned out to be overdue."""
-        overdue = False
+        """Give what fits; whether anything was cleared away."""
+        cleared = False
         for item in waiting:
             about = self.books.job(item[1])
             if about.expires_at is not None and about.expires_at <= self.books.now:
                 self._expire(item)
-                overdue = True
+                cleared = True
+            elif about.shut:
+                self._set_aside(item)
+                cleared = True
             elif not self._fits(item[3]):
                 self.more = True
             elif (run := _take(self.books, self.player, self.next_seq, item)) is not None:
                 self._given(run, item[3])
-        return overdue
+        return cleared
 
     def _given(self, run: Run, score: int) -> None:
         self.next_seq += 1
@@ -176,6 +182,10 @@ class _Turn:
         for task in moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3]):
             moves.end_waiting(self.books.ledger, task, State.EXPIRED, moves.NOT_STARTED)
             self.jobs.add(task.job)
+
+    def _set_aside(self, item: Waiting) -> None:
+        for task in moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3]):
+            gates.set_aside(self.books.ledger, task)
 
     def _allowed(self, score: int) -> int:
         if score not in self.left:

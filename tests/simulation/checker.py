@@ -105,6 +105,7 @@ def check(world: World) -> None:
         _receipts(world, tasks),
         _clients(world, tasks),
         _books(world, tasks),
+        _waves(world),
         _leftovers(world),
         _losses(world, tasks, results),
         _fleet(world),
@@ -200,6 +201,23 @@ def _books(world: World, tasks: Iterable[Task]) -> Iterator[str]:
             yield f"the totals say {totals[state]} {state.label}"
     if store.execute("SELECT 1 FROM candidates JOIN tasks USING (job_id, n) WHERE state + 0 <> 0").fetchone():
         yield "there are candidates for a task that is not pending"
+
+
+# ---- whose turn it is
+
+
+def _waves(world: World) -> Iterator[str]:
+    """Where hosts go one by one, each is handed its task after the one before it has ended."""
+    ends = {state.label for state in State if state.terminal}
+    for (job,) in world.store.execute(
+        "SELECT job_id FROM gates WHERE batch = 1 AND max_failures IS NOT NULL"
+    ).fetchall():
+        over: set[int] = set()
+        told = "SELECT kind, task FROM events WHERE job_id = ? AND task IS NOT NULL ORDER BY n"
+        for kind, task in world.store.execute(told, (job,)).fetchall():
+            if kind == State.DISPATCHED.label and not over.issuperset(range(task)):
+                yield f"task {job}/{task} was handed out before its turn: ended were {sorted(over)}"
+            over |= {task} if kind in ends else set()
 
 
 # ---- 6 and more: nothing dangles when all is over
