@@ -127,6 +127,19 @@ class ScoreNotRun(OrchestraError):
     status = EX_USAGE
 
 
+class NotPinned(OrchestraError):
+    """'{score}' cannot be pinned, for not all targets are known to have one and the same: {who}. Bring them to one
+    version, choose other targets, or leave the pin out."""
+
+    status = EX_USAGE
+
+
+class NoSuchScoreAnywhere(OrchestraError):
+    """No player has a score named '{score}'; 'orchestra scores' lists what they have."""
+
+    status = EX_USAGE
+
+
 class JobPruned(NoSuchJob):
     """Job {job} has ended, and was pruned: ended jobs stay for as long as 'keep', and while the store is not larger
     than 'keep_size', in conductor.conf."""

@@ -112,6 +112,7 @@ def once_more(job: JobView, names: tuple[str, ...], wanted: Rerun) -> Ask:
         params=job.params,
         private=wanted.secrets,
         dry_run=job.dry_run,
+        pin=bool(job.digest),
         expire=_lasting(job) if wanted.expire is None else wanted.expire,
         request_key=wanted.request_key,
         priority=job.priority if wanted.priority is None else wanted.priority,

@@ -145,7 +145,7 @@ class Run:
         self.started_at = _wall()
         self._house = house
         self._terms = terms
-        self._digest = digest
+        self.digest = digest
         self.alarm = ""  # what was said when it survived SIGKILL
         self._why: str | None = None  # it is being killed
         self._struck = False  # SIGKILL was sent
@@ -182,7 +182,7 @@ class Run:
             "seq": self.seq,
             "mark": self.mark,
             "terms": self._terms,
-            "digest": self._digest,
+            "digest": self.digest,
             "process": [self.pid, *(pipe.handle for pipe in self._pipes)],
             "started_at": self.started_at,
             "begun": self._begun,
@@ -333,7 +333,7 @@ class Run:
             "signal": -code if code < 0 else None,
             "started_at": self.started_at,
             "ended_at": max(self._ended_at, self.started_at),
-            "digest": self._digest,
+            "digest": self.digest,
             "response": self._response.response if self._response else None,
             "stdout": _described(self._kept[1]),
             "stderr": _described(self._kept[2]),

@@ -116,17 +116,20 @@ def _find(home: str, name: str, trusted: Collection[int]) -> _Found:
 
 def _read(home: str, name: str, trusted: Collection[int]) -> ScoreFile:
     found = _find(home, name, trusted)
-    digest = hashlib.sha256(b"orchestra score 1\0")
-    text = ""
-    parts = [_digest(found.executable)]
+    text, conf = "", None
+    executable = _digest(found.executable)
     if found.conf:
         raw = _contents(found.conf)
-        parts.append(hashlib.sha256(raw).digest())
+        conf = hashlib.sha256(raw).digest()
         text = _decoded(found.conf, raw)
-    for part in parts:  # of equal length, so that no two pairs of files read alike
-        digest.update(part)
     rules = read_rules(_join(home, name) + ".conf", text)
-    return ScoreFile(name, _join(home, name), rules, digest.hexdigest(), found.stamp)
+    return ScoreFile(name, _join(home, name), rules, digest_of(executable, conf), found.stamp)
+
+
+def digest_of(executable: bytes, conf: bytes | None) -> str:
+    """The digest of a score, from the SHA-256 of its file and of its ``.conf``, if it has one."""
+    # parts of equal length, so that no two pairs of files read alike
+    return hashlib.sha256(b"orchestra score 1\0" + executable + (conf or b"")).hexdigest()
 
 
 def _digest(path: str) -> bytes:
