@@ -89,7 +89,12 @@ class SecretInTheOpen(BadRequest):
 
 class SecretsWanted(BadRequest):
     """Parameter {names} is secret and required: 'submitjob' asks for it at a terminal, or give it by
-    '--params FILE' ('orchestra rerun': '--secrets FILE')."""
+    '--params FILE'."""
+
+
+class SecretsNotKept(SecretsWanted):
+    """Parameter {names} of job {job} is secret, and its value was not kept: 'orchestra rerun' asks for it at a
+    terminal, or give it by '--secrets FILE'."""
 
 
 class SecretsUnknown(BadRequest):

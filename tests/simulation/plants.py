@@ -217,14 +217,15 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
             "self._unsaved += 1\n    for entry in steps.start:\n        self._start(entry)",
         ),
     ),
-    "removal_forgets_maybe_ran": (
+    "removal_forgets_maybe_ran": tuple(
         Edit(
             sweeps,
-            "_end_pending",
+            name,
             "moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)",
             "moves.move(ledger, task, Move(State.CANCELLED, False, task.losses), NOBODY_LEFT)",
             {"Move": Move},
-        ),
+        )
+        for name in ("_end_pending", "_strike_candidate")
     ),
     "restore_forgets_maybe_ran": (
         Edit(restore, "_doubt", "UPDATE tasks SET maybe_ran = 1 WHERE", "UPDATE tasks SET maybe_ran = maybe_ran WHERE"),
