@@ -27,13 +27,12 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.explaining import Explainer
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.managing import Manager, beginning, waves_of
+from orchestra.conductor.reasons import UNFINISHED, Reasons, in_words
 from orchestra.conductor.shelf import Shelf
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.conductor.vetting import Vetted, vetted, wanted
-from orchestra.core import drift, explain
+from orchestra.core import drift
 from orchestra.core.blockers import Standstill
-from orchestra.core.explain import Presence
-from orchestra.core.scheduler import Session
 from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.core.targets import complete, resolve
 from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly, ScoreNotRun, UnknownScore
@@ -63,7 +62,6 @@ from orchestra.store.values import PlayerRow
 
 HOUR: Final = 3_600_000
 GIVE_UP_UNKNOWN: Final = HOUR + 10_000  # the default timeout and grace of a score nobody has told us of
-UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label, State.HELD.label)
 MOST_WAITS: Final = 100
 LONGEST_REASON: Final = 500
 LONGEST_EXPIRY: Final = 3650 * 24 * HOUR
@@ -91,6 +89,7 @@ class FrontDesk:
         self._dispatch = dispatch
         self._reader = reader
         self._shelf = Shelf(reader)
+        self._reasons = Reasons(dispatch)
         self._explainer = Explainer(dispatch, reader)
         self._feed = feed
         self._now = now
@@ -223,10 +222,7 @@ class FrontDesk:
             lambda cursor: statements.player_rows(cursor, "", MOST_WAITS, names[:MOST_WAITS])
         )
         seen = {row.player: row.view.since for row in rows}
-        return [Wait(player=players[p], why=self._why_away(p, players[p], seen.get(p), new)) for p in away]
-
-    def _why_away(self, player: int, name: str, seen: int | None, new: NewJob) -> str:
-        return explain.why_waiting(self._presence(player, name, new.score, seen), new.score, new.expires_at)
+        return [Wait(player=players[p], why=self._reasons.away(p, players[p], seen.get(p), new)) for p in away]
 
     # ---- read
 
@@ -250,47 +246,7 @@ class FrontDesk:
             return statements.job_view(cursor, job), tasks, {row.view.name: row for row in rows}
 
         view, tasks, rows = await self._reader.read(look)
-        return [self._explained(task, view, rows) for task in tasks]
-
-    def _explained(self, task: TaskView, job: JobView, rows: Mapping[str, PlayerRow]) -> TaskView:
-        if task.state not in UNFINISHED:
-            return task
-        if task.state == State.PENDING.label and self._dispatch.trouble:
-            return replace(task, why=f"waits: nothing is handed out, {self._dispatch.trouble}")
-        if task.state != State.DISPATCHED.label and (gate := explain.why_not_let_go(job, task)):
-            return replace(task, why=gate)
-        row = rows.get(task.player or "")
-        if row is None:
-            there, brake = len(self._dispatch.doors), self._dispatch.brake
-            hold = self._held(brake.of_score(job.score))
-            why = explain.why_waiting_for_one(there, job.expires_at, hold, brake.some_hosts)
-            return replace(task, why=why)
-        presence = self._presence(row.player, row.view.name, job.score, row.view.since)
-        if task.state == State.PENDING.label:
-            return replace(task, why=explain.why_waiting(presence, job.score, job.expires_at))
-        session = self._dispatch.scheduler.sessions.get(row.player)
-        started = session.started_at(job.job, task.task) if session else None
-        return replace(task, started_at=started, why=explain.why_unfinished(task, presence, started))
-
-    def _presence(self, player: int, name: str, score: str = "", seen: int | None = None) -> Presence:
-        session: Session | None = self._dispatch.scheduler.sessions.get(player)
-        held = self._held(self._dispatch.brake.of(name, score))
-        if session is None:
-            return Presence(name=name, online=False, since=seen, removed=name not in self._dispatch.ids, held=held)
-        return Presence(
-            name=name,
-            online=True,
-            held=held,
-            since=self._dispatch.online_since.get(player),
-            note=session.note,
-            room=session.room,
-            open_of_score=session.count(score),
-            limit_of_score=session.limits.get(score, 0),
-        )
-
-    @staticmethod
-    def _held(hold: Hold | None) -> str:
-        return "" if hold is None else explain.held(hold)
+        return [self._reasons.told(task, view, rows) for task in tasks]
 
     async def explain(
         self, job: int, after: tuple[int, int] = (-1, 0), limit: int = 500, hosts: Sequence[str] = ()
@@ -323,7 +279,7 @@ class FrontDesk:
 
     def _view(self, row: PlayerRow) -> PlayerView:
         session = self._dispatch.scheduler.sessions.get(row.player)
-        held = self._held(self._dispatch.brake.of_host(row.view.name))
+        held = in_words(self._dispatch.brake.of_host(row.view.name))
         if session is None:
             stale = "offline" if row.view.status == "online" else row.view.status
             return replace(row.view, status=stale, held=held)

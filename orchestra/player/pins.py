@@ -7,8 +7,6 @@ run is of it and none has been for a while. Standard library only.
 
 import hashlib
 import os
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Collection
@@ -58,7 +56,7 @@ class Pins:
             if dot:
                 self._copies[digest, score] = _Copy((), time.monotonic())
             else:
-                shutil.rmtree(f"{self._directory}/{name}", ignore_errors=True)  # one that was never finished
+                _discard(f"{self._directory}/{name}")  # one that was never finished
         self._plan()
 
     def pinned(self, score: ScoreFile) -> ScoreFile:
@@ -95,7 +93,7 @@ class Pins:
 
     def _made(self, score: ScoreFile) -> tuple[int, ...]:
         self._open_the_way()
-        fresh = f"{self._directory}/{_NEW}{secrets.token_hex(8)}"
+        fresh = f"{self._directory}/{_NEW}{os.urandom(8).hex()}"
         os.mkdir(fresh, 0o700)
         try:
             copy = f"{fresh}/{score.name}"
@@ -107,10 +105,10 @@ class Pins:
                 raise NotStarted(reason=other_digest(score.name, found, score.digest))
             os.chmod(fresh, _PASSABLE)
             home = os.path.dirname(self._path((score.digest, score.name)))
-            shutil.rmtree(home, ignore_errors=True)
+            _discard(home)
             os.rename(fresh, home)
         except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
+            _discard(fresh)
             raise
         return _identity(self._path((score.digest, score.name)))
 
@@ -142,7 +140,7 @@ class Pins:
 
     def _remove(self, key: Key) -> None:
         del self._copies[key]
-        shutil.rmtree(os.path.dirname(self._path(key)), ignore_errors=True)
+        _discard(os.path.dirname(self._path(key)))
 
 
 def other_digest(name: str, found: str, asked: str) -> str:
@@ -169,6 +167,16 @@ def _copy(source: str, target: str) -> None:
             os.close(outlet)
     finally:
         os.close(inlet)
+
+
+def _discard(directory: str) -> None:
+    """Remove a directory and what is in it, if it is there; what cannot be removed stays."""
+    try:
+        for name in os.listdir(directory):
+            os.unlink(f"{directory}/{name}")
+        os.rmdir(directory)
+    except OSError:
+        pass
 
 
 def _write(handle: int, data: bytes) -> None:
