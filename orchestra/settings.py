@@ -217,8 +217,8 @@ def _tls(who: str) -> tuple[Key, ...]:
             "key_exchange",
             choice("classical", "hybrid"),
             "classical",
-            "How TLS agrees on keys: classical, or hybrid: with ML-KEM too, if both ends say so, against those who record "
-            "today what a quantum computer may decrypt some day.",
+            "How TLS agrees on keys: classical, or hybrid (with ML-KEM too, if both ends say so), against those who "
+            "record today what a quantum computer may decrypt some day.",
         ),
     )
 
