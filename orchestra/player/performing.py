@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import time
-import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -38,7 +37,7 @@ from orchestra.player.pins import Pins, other_digest
 from orchestra.player.records import Done, RunDirectory, done, every_run, sync_group
 from orchestra.player.running import Ended, House, Run, Strays, Terms, refusal
 from orchestra.player.scorefile import ScoreFile, current, load
-from orchestra.player.stagelog import Log
+from orchestra.player.stagelog import Log, traced
 from orchestra.player.sweep import (
     MARK,
     Leader,
@@ -133,8 +132,8 @@ class Stage:
         tell_ready()
         try:
             self.loop.run()
-        except Exception:
-            self._log.say(f"this is a bug, the stage ends: {traceback.format_exc()}")
+        except Exception as bug:
+            self._log.say(f"this is a bug, the stage ends: {traced(bug)}")
             raise
         self._remove_socket()
 

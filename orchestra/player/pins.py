@@ -5,7 +5,6 @@ user can change anything. The score's permissions go along, its owner is the sta
 run is of it and none has been for a while. Standard library only.
 """
 
-import hashlib
 import os
 import stat
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from orchestra.errors import NotStarted
+from orchestra.player.checksum import sha256_of_file
 from orchestra.player.loop import Loop
 from orchestra.player.scorefile import ScoreFile, digest_of
 
@@ -192,7 +192,7 @@ def _digest(path: str) -> str:
 
 def _sha256(path: str) -> bytes:
     with open(path, "rb", buffering=0) as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+        return sha256_of_file(stream.fileno())
 
 
 def _identity(path: str) -> tuple[int, ...]:

@@ -4,11 +4,11 @@ A run that ends by itself ends when its first process does: what stays behind is
 are read and thrown away. A run that is killed ends when nothing of it lives any more. Standard library only.
 """
 
-import array
 import fcntl
 import os
 import resource
 import signal
+import sys
 import termios
 import time
 from collections.abc import Callable
@@ -109,9 +109,7 @@ class Pipe:
         return held
 
     def _waiting(self) -> int:
-        waiting = array.array("i", [0])
-        fcntl.ioctl(self.handle, termios.FIONREAD, waiting)
-        return waiting[0]
+        return int.from_bytes(fcntl.ioctl(self.handle, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _ready(self, _: int) -> None:
         self._take(_CHUNK)
