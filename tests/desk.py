@@ -17,6 +17,7 @@ from orchestra.audience.desk import (
     Reloaded,
     Resuming,
 )
+from orchestra.conductor.targeting import scope_of
 from orchestra.core.targets import resolve
 from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
 from orchestra.model import (
@@ -115,6 +116,7 @@ class MemoryDesk:
         if self.broken:
             raise self.broken
         names = resolve(ask.targets, self.names, self.domain)
+        scope = scope_of(ask, len(names))
         if ask.score not in {entry.name for entry in self.catalogue.scores}:
             raise UnknownScore(score=ask.score)
         if ask.request_key in self.by_key:
@@ -127,7 +129,7 @@ class MemoryDesk:
         if ask.request_key:
             self.by_key[ask.request_key] = job
         why = "waits: offline since yesterday, never expires"
-        chosen = names if ask.scope is Scope.ALL else (None,)
+        chosen = names if scope is Scope.ALL else (None,) * ask.count
         self.by_task[job] = [
             TaskView(
                 task=n, player=name, state="pending", attempt=0, why=why if (name or "").startswith("down") else ""
@@ -144,7 +146,7 @@ class MemoryDesk:
         return {state: states.count(state) for state in State if state in states}
 
     def _verdict(self, job: int) -> str:
-        return verdict(self.asks[job].scope, self._counts(job))
+        return verdict(self.asks[job].scope or Scope.ALL, self._counts(job))
 
     def _tasks_of(self, job: int) -> list[TaskView]:
         if job not in self.by_task:
@@ -158,7 +160,7 @@ class MemoryDesk:
             job=job,
             score=ask.score,
             params=ask.params,
-            scope=ask.scope.value,
+            scope=(ask.scope or Scope.ALL).value,
             owner=asker.name,
             uid=asker.uid,
             login_uid=asker.login_uid,

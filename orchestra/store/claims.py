@@ -42,7 +42,7 @@ _SOURCES: Final = (_source("tasks", "AND state = 0"), _source("candidates", ""))
 _BEFORE_ALL: Final = -(1 << 62)
 _CLAIM: Final = (
     "UPDATE tasks SET state = 1, attempt = attempt + 1, player_id = ?, seq = ?, dispatched_at = ?, changed_at = ?, "
-    "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING attempt"
+    "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING n, attempt"
 )
 _JOB: Final = (
     "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.shut FROM jobs "
@@ -222,17 +222,17 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     rank, job, n, score = waiting
     about = books.job(job)
     pooled = about.scope is Scope.ONE or _of_a_pool(books, player, waiting)
-    if pooled and about.scope is Scope.SOME:
-        n = _one_of_the_pool(books.cur, (rank, score, job))
-    row = books.cur.execute(_CLAIM, (player, seq, books.now, books.now, job, n)).fetchone()
+    some = pooled and about.scope is Scope.SOME
+    which = pools.next_pending(books.cur, (rank, score, job)) if some else n
+    row = books.cur.execute(_CLAIM, (player, seq, books.now, books.now, job, which)).fetchone()
     if row is None:
         return None
     if pooled:
         pools.went(books.cur, (rank, score, job), player)
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
-    books.ledger.note(job, State.DISPATCHED.label, task=n, player=player)
+    books.ledger.note(job, State.DISPATCHED.label, task=row[0], player=player)
     within = None if about.expires_at is None else about.expires_at - books.now
-    return Run(seq, job, n, row[0], about.score, about.params, within)
+    return Run(seq, job, row[0], row[1], about.score, about.params, within)
 
 
 def _of_a_pool(books: _Books, player: int, waiting: Waiting) -> bool:
@@ -243,9 +243,3 @@ def _of_a_pool(books: _Books, player: int, waiting: Waiting) -> bool:
         return False
     stayed = "SELECT 1 FROM tasks WHERE job_id = ? AND n = ? AND player_id = ? AND state + 0 = 0"
     return books.cur.execute(stayed, (job, n, player)).fetchone() is None
-
-
-def _one_of_the_pool(cur: Cursor, lane: pools.Lane) -> int:
-    found = pools.next_pending(cur, lane)
-    assert found is not None, "there are candidates exactly while a task is pending"
-    return found
