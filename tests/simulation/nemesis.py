@@ -106,11 +106,12 @@ class Nemesis:
         world, random, host = self.world, self.random, self._host()
         if host is None or not set(names) <= set(world.listed):
             return None
-        token = f"t{len(world.submissions)}"
+        token, scope = f"t{len(world.submissions)}", random.choice((Scope.ALL, Scope.ALL, Scope.ONE, Scope.SOME))
         ask = Ask(
             score=score,
             targets=tuple(names),
-            scope=random.choice((Scope.ALL, Scope.ONE)),
+            scope=scope,
+            count=random.randint(1, len(names)) if scope is Scope.SOME else 1,
             params=self._params(token) | ({"lasts": str(lasts)} if lasts else {}),
             expire=more.get("expire", random.choice((None, None, 4.0, 15.0))),
             request_key=random.choice((None, f"key-{token}")),

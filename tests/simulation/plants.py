@@ -20,7 +20,7 @@ from orchestra.conductor.door import Door
 from orchestra.core.worklist import Worklist
 from orchestra.model import Move, State
 from orchestra.player.service import Player
-from orchestra.store import claims, moves, players, reports, restore, statements, submits, sweeps
+from orchestra.store import cancels, claims, moves, players, reports, restore, statements, sweeps
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Swept
 from simulation.machine import Stage
@@ -193,10 +193,10 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
     "one_of_moved_on_a_time_out": (Switch(statements, "expire", impatient),),
     "struck_candidate_not_rechecked": (
         Edit(
-            submits,
+            cancels._Step,
             "_concerns",
-            "moves.strike(cur, task, players.intersection(candidates))",
-            "tuple(one for one in candidates if one not in players)",
+            "pools.strike(self._cur, task, players)",
+            "pass",
         ),
     ),
     "directory_after_the_fork": (Switch(Stage, "DIRECTORY_FIRST", False),),
