@@ -115,6 +115,18 @@ class UnknownHosts(OrchestraError):
     status = EX_USAGE
 
 
+class UnknownGroup(OrchestraError):
+    """There is no group '@{name}'; {hint} Groups are named in the conductor's groups file."""
+
+    status = EX_USAGE
+
+
+class NoTargetLeft(OrchestraError):
+    """No target is left: {why}. Nothing was asked for."""
+
+    status = EX_USAGE
+
+
 class UnknownScore(OrchestraError):
     """None of the targets has a score named '{score}'; 'orchestra scores' lists what they have."""
 

@@ -199,7 +199,7 @@ class Dispatch:
         if self.trouble:
             raise DiskNearlyFull(problem=self.trouble)
         now = self._now()
-        wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score)
+        wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score, new.count)
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
 
     async def _claiming(

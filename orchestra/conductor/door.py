@@ -5,8 +5,7 @@ handed to the dispatch; the door only keeps the connection honest.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from cryptography.x509 import Certificate
@@ -147,8 +146,8 @@ class Door(Peer):
 
     def word(self, name: bytes) -> Word | None:
         """Looked up in one table for all doors: one of its own would be a kilobyte for each."""
-        command, handler = _WORDS.get(name, (None, None))
-        return Word(command, partial(handler, self)) if command and handler else None
+        command, handler = _WORDS.get(name, (None, ""))
+        return Word(command, getattr(self, handler)) if command else None
 
     async def _hello(self, hello: Hello) -> None:
         if self.hanging_up:
@@ -186,15 +185,15 @@ class Door(Peer):
         return self.session is not None
 
 
-_WORDS: Final[dict[bytes, tuple[commands.Command, Callable[[Door, Any], Awaitable[None]]]]] = {
+_WORDS: Final[dict[bytes, tuple[commands.Command, str]]] = {
     command.name: (command, handler)
     for command, handler in (
-        (commands.HELLO, Door._hello),
-        (commands.ANNOUNCE, Door._announce),
-        (commands.REPORT, Door._report),
-        (commands.OUTPUT, Door._output),
-        (commands.PROGRESS, Door._progress),
-        (commands.BEAT, Door._beat),
+        (commands.HELLO, "_hello"),
+        (commands.ANNOUNCE, "_announce"),
+        (commands.REPORT, "_report"),
+        (commands.OUTPUT, "_output"),
+        (commands.PROGRESS, "_progress"),
+        (commands.BEAT, "_beat"),
     )
 }
 

@@ -9,7 +9,7 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
-from orchestra.model import Hold, JobView, NewJob, State, TaskView
+from orchestra.model import Hold, JobView, NewJob, Scope, State, TaskView
 from orchestra.store.values import PlayerRow
 
 UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label, State.HELD.label)
@@ -37,7 +37,7 @@ class Reasons:
         if row is None:
             there, brake = len(self._dispatch.doors), self._dispatch.brake
             hold = in_words(brake.of_score(job.score))
-            why = explain.why_waiting_for_one(there, job.expires_at, hold, brake.some_hosts)
+            why = explain.why_waiting_for_one(there, job.expires_at, hold, brake.some_hosts, job.scope == Scope.SOME)
             return replace(task, why=why)
         presence = self._presence(row.player, row.view.name, job.score, row.view.since)
         if task.state == State.PENDING.label:

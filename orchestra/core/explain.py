@@ -91,10 +91,14 @@ def _away(since: int | None) -> str:
     return "never seen yet" if since is None else f"offline since {moment(since)}"
 
 
-def why_waiting_for_one(online: int, expires_at: int | None, hold: str = "", some_held: bool = False) -> str:
-    """What a one-of task waits for that nobody was given yet; ``online``: players that are connected at all, ``hold``:
-    why it may go to none of them, ``some_held``: some of them are given nothing."""
+def why_waiting_for_one(
+    online: int, expires_at: int | None, hold: str = "", some_held: bool = False, others: bool = False
+) -> str:
+    """What a task of one or some waits for that nobody was given yet; ``online``: players that are connected at all,
+    ``hold``: why it may go to none of them, ``some_held``: some of them are given nothing; ``others``: the job has
+    other tasks, each of which takes a candidate."""
     wanted = "online, not held," if some_held else "online"
+    wanted = f"{wanted}{'' if some_held else ','} has no other task of this job" if others else wanted
     blocker = f"until one of its candidates is {wanted} and has a free slot" if online else "no player is online"
     blocker = hold or blocker
     return f"waits: {blocker}, {until(expires_at)}"

@@ -116,6 +116,7 @@ def check(world: World) -> None:
         _fleet(world),
         () if beyond(world) else _starts(world, tasks, results),
         () if beyond(world) else _candidates(world, tasks, results),
+        () if beyond(world) else _distinct(tasks, results),
     ):
         for problem in problems:
             world.violate(problem)
@@ -224,8 +225,9 @@ def _books(world: World, tasks: Iterable[Task]) -> Iterator[str]:
     for state in (State.PENDING, State.DISPATCHED, State.HELD):
         if totals[state] != sum(counter[state] for counter in found.values()):
             yield f"the totals say {totals[state]} {state.label}"
-    if store.execute("SELECT 1 FROM candidates JOIN tasks USING (job_id, n) WHERE state + 0 <> 0").fetchone():
-        yield "there are candidates for a task that is not pending"
+    pending = "SELECT 1 FROM tasks t WHERE t.job_id = c.job_id AND t.player_id IS NULL AND t.state + 0 = 0"
+    if store.execute(f"SELECT 1 FROM candidates c WHERE NOT EXISTS ({pending})").fetchone():
+        yield "there are candidates, and no task is pending for them"
 
 
 # ---- whose turn it is
@@ -336,6 +338,18 @@ def _candidates(world: World, tasks: Iterable[Task], results: Iterable[Result]) 
             refusals.setdefault((one.job, one.n), set()).add(one.player)
         if one.attempt > world.denied.get((task.token, one.player), one.attempt):
             yield f"it was cancelled on {one.player}, and given to it all the same: {task}"
+
+
+def _distinct(tasks: Iterable[Task], results: Iterable[Result]) -> Iterator[str]:
+    """Of a job for some of its targets nobody starts two tasks, and nobody is asked again who has refused."""
+    jobs = {task.job: task for task in tasks if task.scope == Scope.SOME}
+    mine = [one for one in results if one.job in jobs]
+    refusals = Counter((one.job, one.player) for one in mine if one.told is Told.REFUSED)
+    started = {(one.job, one.player, one.n) for one in mine if one.told not in (Told.REFUSED, Told.NEVER)}
+    for job, player in (key for key, many in refusals.items() if many > 1):
+        yield f"{player} had refused, and was asked again: {jobs[job]}"
+    for job, player in (key for key, many in Counter(one[:2] for one in started).items() if many > 1):
+        yield f"{player} was given several tasks of one job: {jobs[job]}"
 
 
 # ---- 5: lost is honest

@@ -135,12 +135,13 @@ class Nemesis:
         if host is None or not set(names) <= set(world.listed):
             return None
         token = f"t{len(world.submissions)}"
-        scope = more.get("scope") or random.choice((Scope.ALL, Scope.ONE))
+        scope = more.get("scope") or random.choice((Scope.ALL, Scope.ALL, Scope.ONE, Scope.SOME))
         rolls = scope is Scope.ALL and len(names) > 1 and random.random() < 0.4
         ask = Ask(
             score=score,
             targets=tuple(names),
             scope=scope,
+            count=random.randint(1, len(names)) if scope is Scope.SOME else 1,
             rolling=Rolling(batch="1", max_failures=random.choice("09")) if rolls else None,
             params=self._params(token) | ({"lasts": str(lasts)} if lasts else {}) | more.get("params", {}),
             expire=more.get("expire", random.choice((None, None, None, 4.0, 4.0, 15.0, 15.0, 0))),
