@@ -78,6 +78,25 @@ class BadRequest(OrchestraError):
     status = EX_USAGE
 
 
+class Unfit(BadRequest):
+    """{problem}"""
+
+
+class SecretInTheOpen(BadRequest):
+    """Parameter '{name}' is secret, and a command line can be read by others: leave it out and be asked for it, or
+    give it by '--params FILE'."""
+
+
+class SecretsWanted(BadRequest):
+    """Parameter {names} is secret and required: 'submitjob' asks for it at a terminal, or give it by
+    '--params FILE' ('orchestra rerun': '--secrets FILE')."""
+
+
+class SecretsUnknown(BadRequest):
+    """No player has told of a score '{score}' yet, so nobody can say which of its parameters are secret; give those
+    that are not as KEY=VALUE."""
+
+
 class NoSuchJob(OrchestraError):
     """There is no job {job}; 'orchestra jobs' lists the ones that are kept."""
 
@@ -111,6 +130,24 @@ class JobPruned(NoSuchJob):
 class JobSkipped(NoSuchJob):
     """There is no job {job} in this store, which was put back from a backup on {day}; jobs that were accepted after
     that backup was made are not known any more."""
+
+
+class JobOver(OrchestraError):
+    """Job {job} {problem}; there is nothing to pause or to resume."""
+
+    status = EX_USAGE
+
+
+class NoSuchEvent(OrchestraError):
+    """Event {seq} is not known here, the newest is {last}: was the conductor's store put back to an earlier state?"""
+
+    status = EX_USAGE
+
+
+class NothingToRerun(OrchestraError):
+    """Nothing of job {job} has ended as {only}: it has {counts}."""
+
+    status = EX_USAGE
 
 
 class TooManyRemoved(OrchestraError):

@@ -64,6 +64,13 @@ def test_a_daemon_comes_back_unless_its_configuration_is_wrong(name: str) -> Non
     assert int(service["LimitNOFILE"]) >= 4096
 
 
+@pytest.mark.parametrize("name", UNITS)
+def test_who_starts_a_unit_waits_until_it_is_ready(name: str) -> None:
+    """However long that takes: the command after it in a script finds the daemon there."""
+    service = unit(name)["Service"]
+    assert (service["Type"], service["TimeoutStartSec"]) == ("notify", "infinity")
+
+
 @pytest.mark.parametrize(("name", "daemon"), [("orchestra-conductor", "conductor"), ("orchestra-player", "player")])
 def test_twistd_stays_in_the_foreground_and_logs_to_the_journal(name: str, daemon: str) -> None:
     """No pidfile, no log file, no root; what the daemon may write is its own."""

@@ -33,6 +33,7 @@ STEPS = {
     "seq_before_recheck": ("submit",),
     "spawn_before_save": ("kill_player_at_save", "submit"),
     "struck_candidate_not_rechecked": ("cancelled_on_one",),
+    "wave_let_go_too_soon": ("submit",),
 }
 """What has to happen often for a planted bug to be met soon."""
 

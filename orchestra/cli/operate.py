@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestra.audience.desk import Reloaded
-from orchestra.cli.printing import print_json, safe, say, table, tell, when
+from orchestra.cli.printing import many, print_json, safe, say, table, tell, when
 from orchestra.cli.session import (
     SETTINGS,
     Whole,
@@ -78,8 +78,8 @@ def scores(names: tuple[str, ...], as_json: bool, socket: str | None, config: st
         table(("SCORE", "PLAYERS", "INTERFACE", "IDEMPOTENT", "DIGEST", "DESCRIPTION"), rows)
     else:
         tell("no scores are known; 'orchestra players' shows who is there")
-    for name, reason, many in refused_rows(found):
-        tell(f"{safe(name)}: not run on {many} player{'s' if many > 1 else ''}: {safe(reason)}")
+    for name, reason, number in refused_rows(found):
+        tell(f"{safe(name)}: not run on {many(number, 'player')}: {safe(reason)}")
     for hold in holds:
         tell(safe(explain.held(hold)))
     return 0
@@ -102,11 +102,11 @@ def score_rows(found: Catalogues) -> Iterator[Sequence[str]]:
 
 def refused_rows(found: Catalogues) -> list[tuple[str, str, int]]:
     """What players will not run, why, and on how many of them."""
-    many: defaultdict[tuple[str, str], int] = defaultdict(int)
+    counts: defaultdict[tuple[str, str], int] = defaultdict(int)
     for catalogue, players in found:
         for refused in catalogue.refused:
-            many[refused.name, refused.reason] += len(players)
-    return [(name, reason, number) for (name, reason), number in sorted(many.items())]
+            counts[refused.name, refused.reason] += len(players)
+    return [(name, reason, number) for (name, reason), number in sorted(counts.items())]
 
 
 def _named(catalogue: Catalogue, holds: Sequence[Hold]) -> dict[str, object]:
@@ -133,8 +133,9 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
         print_json(found)
         return 0
     say(f"conductor {safe(found.version)}, running since {when(found.started_at)}")
-    say(f"{found.players} players, {found.online} online")
-    say(f"{found.pending} tasks pending, {found.dispatched} dispatched")
+    say(f"{many(found.players, 'player')}, {found.online} online")
+    held = f", {found.held} held" if found.held else ""
+    say(f"{many(found.pending, 'task')} pending, {found.dispatched} dispatched{held}")
     for trouble in found.troubles:
         say(f"trouble: {safe(trouble)}")
     for hold in found.holds:

@@ -25,7 +25,9 @@ from orchestra.audience.desk import (
 )
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
+from orchestra.conductor.managing import Manager, beginning, waves_of
 from orchestra.conductor.upkeep import Upkeep
+from orchestra.conductor.vetting import Vetted, vetted, wanted
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
@@ -51,13 +53,13 @@ from orchestra.model import (
     TaskView,
     Wait,
 )
-from orchestra.store import statements
+from orchestra.store import gates, statements
 from orchestra.store.saver import Loader
 from orchestra.store.values import PlayerRow
 
 HOUR: Final = 3_600_000
 GIVE_UP_UNKNOWN: Final = HOUR + 10_000  # the default timeout and grace of a score nobody has told us of
-UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label)
+UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label, State.HELD.label)
 MOST_WAITS: Final = 100
 MOST_WARNINGS: Final = 20
 LONGEST_REASON: Final = 500
@@ -95,6 +97,7 @@ class FrontDesk:
         self._reload = reload
         self._upkeep = upkeep
         self._troubles = troubles
+        self.manager = Manager(dispatch, reader, feed, self.submit, upkeep)
 
     # ---- who may
 
@@ -110,14 +113,13 @@ class FrontDesk:
 
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Check the request, save it, and say which of its targets will not start at once."""
-        names = resolve(ask.targets, self._dispatch.ids, self._default_domain)
-        problem = parameters.problem(ask.params)
-        if problem:
-            raise BadRequest(problem=problem)
-        players = {self._dispatch.ids[name]: name for name in names}
-        scores = self._scores(ask.score, players)
-        new = self._new_job(asker, ask, tuple(sorted(players)), [entry for entry in scores.values() if entry])
-        waits = await self._waits(new, players)
+        players, scores = self._targets(ask)
+        told = {players[player]: entry for player, entry in scores.items()}
+        fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score))
+        # waves go by name; otherwise the order says nothing
+        order = tuple(players) if ask.rolling is not None else tuple(sorted(players))
+        new = self._new_job(asker, ask, order, [entry for entry in scores.values() if entry], fit)
+        waits = await self._waits(new, {player: players[player] for player in gates.at_once(new, self._now())})
         submitted = await self._dispatch.submit(new)
         lacking = [self._lack(player, players[player], ask.score) for player, entry in scores.items() if not entry]
         more = [f"and {len(lacking) - MOST_WARNINGS} more hosts lack it"] if len(lacking) > MOST_WARNINGS else []
@@ -127,8 +129,22 @@ class FrontDesk:
             targets=len(players),
             waits=tuple(waits[:MOST_WAITS]),
             waiting=len(waits),
-            warnings=tuple(lacking[:MOST_WARNINGS] + more),
+            warnings=tuple(lacking[:MOST_WARNINGS] + more) + fit.warnings,
         )
+
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that a request would be refused without."""
+        scores = self._targets(ask)[1]
+        return wanted(ask, [entry for entry in scores.values() if entry])
+
+    def _targets(self, ask: Ask) -> tuple[dict[int, str], dict[int, ScoreEntry | None]]:
+        """The players a request is for, and the score of each."""
+        names = resolve(ask.targets, self._dispatch.ids, self._default_domain)
+        problem = parameters.problem(ask.params | ask.private)
+        if problem:
+            raise BadRequest(problem=problem)
+        players = {self._dispatch.ids[name]: name for name in names}
+        return players, self._scores(ask.score, players)
 
     def _scores(self, score: str, players: dict[int, str]) -> dict[int, ScoreEntry | None]:
         """The score on each target whose disk is known; an error if they are all known and none has it."""
@@ -145,30 +161,39 @@ class FrontDesk:
         reason = self._dispatch.repertoires.refusal(player, score)
         return f"{name} does not run '{score}': {reason}" if reason else f"{name} has no score '{score}' today"
 
-    def _new_job(self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry]) -> NewJob:
+    def _new_job(
+        self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry], fit: Vetted
+    ) -> NewJob:
         ends = [entry.timeout + entry.kill_grace for entry in scores]
+        begins = beginning(ask, self._now())
         return NewJob(
             owner=asker,
             request_key=ask.request_key,
             score=ask.score,
-            params=ask.params,
+            params=fit.params,
             scope=ask.scope,
             players=players,
             idempotent=bool(scores) and all(entry.idempotent for entry in scores),
             max_attempts=min((entry.max_attempts for entry in scores), default=1),
             priority=ask.priority,
-            expires_at=self._expires_at(ask.expire),
+            expires_at=self._expires_at(ask.expire, begins or 0),
             give_up_after=max(ends, default=GIVE_UP_UNKNOWN),
+            secrets=self._dispatch.seal(ask.score, fit.secrets) if fit.secrets else None,
+            dry_run=ask.dry_run,
+            not_before=begins,
+            waves=waves_of(ask, len(players)),
+            rerun_of=ask.rerun_of,
         )
 
-    def _expires_at(self, seconds: float | None) -> int | None:
+    def _expires_at(self, seconds: float | None, begins: int) -> int | None:
+        now = max(self._now(), begins)
         if seconds is None:
-            return None if self._default_expire is None else self._now() + self._default_expire
+            return None if self._default_expire is None else now + self._default_expire
         if seconds == 0:
             return None
         if not 0 < seconds * 1000 <= LONGEST_EXPIRY:
             raise BadRequest(problem="'expire' is a number of seconds up to ten years, or 0 for never")
-        return self._now() + int(seconds * 1000)
+        return now + int(seconds * 1000)
 
     async def _waits(self, new: NewJob, players: Mapping[int, str]) -> list[Wait]:
         """Who will not start at once, and why. Of a one-of job, nobody waits while one of them can start."""
@@ -218,6 +243,8 @@ class FrontDesk:
             return task
         if task.state == State.PENDING.label and self._dispatch.trouble:
             return replace(task, why=f"waits: nothing is handed out, {self._dispatch.trouble}")
+        if task.state != State.DISPATCHED.label and (gate := explain.why_not_let_go(job, task)):
+            return replace(task, why=gate)
         row = rows.get(task.player or "")
         if row is None:
             there, brake = len(self._dispatch.doors), self._dispatch.brake
@@ -310,6 +337,7 @@ class FrontDesk:
             dispatched=totals.dispatched,
             troubles=self._troubles(),
             holds=self._dispatch.brake.holds,
+            held=totals.held,
         )
 
     def watch(self, job: int, since: int, listener: Listener) -> Watch:

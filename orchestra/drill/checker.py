@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from orchestra.drill import rollouts
 from orchestra.drill.case import END, OUTCOMES, START, Attempt, Case, TaskCase
 from orchestra.drill.evidence import Evidence, Request, Vitals
 from orchestra.drill.ledger import Line
@@ -280,7 +281,7 @@ def _deserved(case: Case, one: TaskCase) -> bool:
     request = one.request
     match one.task.state:
         case "cancelled":
-            return _cancelled(request)
+            return _cancelled(request) or rollouts.stopped(one)
         case "expired":
             expires = one.seen.job.expires_at
             return expires is not None and one.outcome_at is not None and one.outcome_at >= expires
@@ -414,6 +415,7 @@ PROMISES: Final[dict[str, Callable[[Case, Tally], None]]] = {
     "lost is honest: its stage was killed under it": _lost_is_honest,
     "the result of a run that ended is kept and told": _results_are_kept,
     "nothing is at work after its outcome": _over_is_over,
+    "a wave begins when the one before it has ended": rollouts.waves_in_turn,
     "everything ends without an operator": _all_terminal,
     "the events of a job have no gap": _events_gapless,
     "who asks for what can be done gets a proper answer": _askers_are_answered,

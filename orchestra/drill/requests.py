@@ -6,13 +6,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from orchestra.model import Ask, Scope
+from orchestra.model import Ask, Rolling, Scope
 
 HASTY: Final = 0.08  # share of submits whose asker hangs up before the answer
 KEYLESS: Final = 0.05
 REPEATED: Final = 0.10  # share of keys that are sent again later
 CONFLICTING: Final = 0.03
 CANCELLED: Final = 0.10
+ROLLING: Final = 0.25  # of all-of work
 LONG_OUTPUT: Final = 30_000  # bytes: more than travels with a report
 
 
@@ -52,6 +53,7 @@ def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
         expire=chance.uniform(0.3, 3.0) if chance.random() < 0.1 else None,
         request_key=None if keyless else key,
         priority=chance.choice((0, 0, 0, 5)),
+        rolling=_rolling(chance) if scope is Scope.ALL and chance.random() < ROLLING else None,
     )
     return Wish(
         ask=ask,
@@ -60,6 +62,15 @@ def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
         conflict=not keyless and chance.random() < CONFLICTING,
         cancel_after=chance.uniform(0.0, 2.0) if cancel else None,
         cancel_on=targets[:1] if cancel and chance.random() < 0.3 else (),
+    )
+
+
+def _rolling(chance: Random) -> Rolling:
+    return Rolling(
+        batch=chance.choice(("1", "1", "2")),
+        canary=chance.choice((0, 0, 1)),
+        max_failures=chance.choice(("0", "1", "9")),
+        pause=chance.choice((0.0, 0.0, 0.5)),
     )
 
 

@@ -16,7 +16,9 @@ from typing import Final
 
 from orchestra import __version__
 from orchestra.errors import NotStarted, UnfitScore
-from orchestra.parameters import environment, problem
+from orchestra.parameters import environment
+from orchestra.parameters.declared import complete, no_dry_run, plain, typed
+from orchestra.parameters.declared import refusal as breach
 from orchestra.player import handover
 from orchestra.player.door import (
     WORD,
@@ -29,7 +31,7 @@ from orchestra.player.door import (
     matching,
     order_in,
 )
-from orchestra.player.frames import VERSION
+from orchestra.player.frames import VERSION, to_json
 from orchestra.player.launch import Launched, Users, launch
 from orchestra.player.loop import Loop
 from orchestra.player.records import Done, RunDirectory, done, every_run, sync_group
@@ -47,6 +49,7 @@ from orchestra.player.sweep import (
     start_of,
     strike,
 )
+from orchestra.supervisor import tell_ready
 
 SYNC_AFTER: Final = 1.0
 SWEEP_PATIENCE: Final = 10.0
@@ -124,6 +127,7 @@ class Stage:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.HANDED)  # the program before may have held them back
         self._after_turn()
         self._log.say(f"ready, {len(self._done)} outcomes kept, {len(self._swept) + len(self._unswept)} runs lost")
+        tell_ready()
         try:
             self.loop.run()
         except Exception:
@@ -309,15 +313,20 @@ class Stage:
         who = self._users.identity(score.rules)
         mark = _mark(key)
         env = {MARK: mark, "PATH": score.rules.path, "LANG": "C.UTF-8", "HOME": who.home}
-        env |= environment(order["params"])
         env |= {
             "ORCHESTRA_JOB": str(order["job"]),
             "ORCHESTRA_PLAYER": order["player"],
             "ORCHESTRA_ATTEMPT": str(order["attempt"]),
             "ORCHESTRA_SCORE": score.name,
-            "ORCHESTRA_DRY_RUN": "0",
+            "ORCHESTRA_DRY_RUN": "1" if order["dry_run"] else "0",
         }
-        process = launch(score, who, env, self._null)
+        declared = score.rules.params
+        if score.rules.interface == "json":
+            told = typed(declared, complete(declared, order["params"] | order["secrets"]))
+            process = launch(score, who, env, self._null, to_json(told).encode())
+        else:
+            env |= environment(plain(declared, complete(declared, order["params"])))
+            process = launch(score, who, env, self._null)
         self._keep_leader(key, process)
         try:
             run = Run(self._house, key[1], mark, _terms(score), score.digest, process)
@@ -352,8 +361,10 @@ class Stage:
                 f"score {name} is not what was asked for: its digest is {score.digest[:12]}, not {order['digest'][:12]}"
             )
             raise NotStarted(reason=reason)
-        if wrong := problem(order["params"]):
+        if wrong := breach(score.rules.params, order["params"], order["secrets"]):
             raise NotStarted(reason=wrong)
+        if order["dry_run"] and not score.rules.dry_run:
+            raise NotStarted(reason=no_dry_run(name))
         return score
 
     def _keep_leader(self, key: Key, process: Launched) -> None:
@@ -560,4 +571,4 @@ def _key_of(mark: str) -> Key:
 
 def _terms(score: ScoreFile) -> Terms:
     rules = score.rules
-    return Terms(rules.interface, rules.timeout, rules.kill_grace, rules.output_limit)
+    return Terms(rules.interface, rules.timeout, rules.kill_grace, rules.output_limit, rules.response_limit)

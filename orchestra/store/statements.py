@@ -2,7 +2,10 @@
 
 from orchestra.store.cancels import cancel, cancel_chosen, choose
 from orchestra.store.claims import claim
+from orchestra.store.history import last as last_event
+from orchestra.store.history import of_all as all_events
 from orchestra.store.holds import hold, holds, release
+from orchestra.store.pauses import pause, resume
 from orchestra.store.players import (
     announce,
     catalogue,
@@ -19,8 +22,9 @@ from orchestra.store.players import (
 )
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
+from orchestra.store.reruns import again
 from orchestra.store.submits import submit
-from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
+from orchestra.store.sweeps import expire, give_up, next_expiry, open_due, strike_removed, sweep_removed
 from orchestra.store.views import (
     ended,
     events,
@@ -34,7 +38,9 @@ from orchestra.store.views import (
 )
 
 __all__ = [
+    "again",
     "alarm",
+    "all_events",
     "announce",
     "cancel",
     "cancel_chosen",
@@ -55,20 +61,25 @@ __all__ = [
     "holds",
     "job_view",
     "job_views",
+    "last_event",
     "news",
     "next_expiry",
+    "open_due",
     "output_pieces",
+    "pause",
     "player_catalogues",
     "player_rows",
     "players",
     "prune",
     "release",
+    "resume",
     "roster",
     "save_pieces",
     "seen",
     "settle",
     "settle_all",
     "size",
+    "strike_removed",
     "submit",
     "sweep_removed",
     "sync_players",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from orchestra import rolling
 from orchestra.core import worklist
 from orchestra.model import MOVES, Report, Scope, State, Told
 from orchestra.store import moves, restore, sweeps
@@ -107,6 +108,7 @@ def check(world: World) -> None:
         _receipts(world, tasks),
         _clients(world, tasks),
         _books(world, tasks),
+        _waves(world),
         _leftovers(world),
         _losses(world, tasks, results),
         _honest(world, tasks, results),
@@ -224,6 +226,23 @@ def _books(world: World, tasks: Iterable[Task]) -> Iterator[str]:
             yield f"the totals say {totals[state]} {state.label}"
     if store.execute("SELECT 1 FROM candidates JOIN tasks USING (job_id, n) WHERE state + 0 <> 0").fetchone():
         yield "there are candidates for a task that is not pending"
+
+
+# ---- whose turn it is
+
+
+def _waves(world: World) -> Iterator[str]:
+    """Where hosts go one by one, each is handed its task after the one before it has ended."""
+    ends = {state.label for state in State if state.terminal}
+    for (job,) in world.store.execute(
+        "SELECT job_id FROM gates WHERE batch = 1 AND max_failures IS NOT NULL"
+    ).fetchall():
+        over: set[int] = set()
+        told = "SELECT kind, task FROM events WHERE job_id = ? AND task IS NOT NULL ORDER BY n"
+        for kind, task in world.store.execute(told, (job,)).fetchall():
+            if kind == State.DISPATCHED.label and not over.issuperset(range(task)):
+                yield f"task {job}/{task} was handed out before its turn: ended were {sorted(over)}"
+            over |= {task} if kind in ends else set()
 
 
 # ---- 6 and more: nothing dangles when all is over
@@ -375,7 +394,10 @@ def _put_back(world: World) -> bool:
 
 def _honest(world: World, tasks: Iterable[Task], results: Iterable[Result]) -> Iterator[str]:
     told = {(one.job, one.n, one.attempt): one.told for one in results}
+    spoiled = {task.job for task in tasks if task.state in rolling.FAILURES}
     for task in tasks:
+        if task.state is State.CANCELLED and task.reason.startswith("stopped: ") and task.job in spoiled:
+            continue
         if not _for_a_reason(world, task, told.get((task.job, task.n, task.attempt))):
             yield f"nothing explains its end: {task}"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, Final
 
-from orchestra.model import Ask, Braking, Choice, Scope
+from orchestra.model import Ask, Braking, Choice, Rolling, Scope
 from orchestra.store import restore
 from simulation.clockwork import Process
 from simulation.machine import Stage
@@ -135,10 +135,13 @@ class Nemesis:
         if host is None or not set(names) <= set(world.listed):
             return None
         token = f"t{len(world.submissions)}"
+        scope = more.get("scope") or random.choice((Scope.ALL, Scope.ONE))
+        rolls = scope is Scope.ALL and len(names) > 1 and random.random() < 0.4
         ask = Ask(
             score=score,
             targets=tuple(names),
-            scope=more.get("scope") or random.choice((Scope.ALL, Scope.ONE)),
+            scope=scope,
+            rolling=Rolling(batch="1", max_failures=random.choice("09")) if rolls else None,
             params=self._params(token) | ({"lasts": str(lasts)} if lasts else {}) | more.get("params", {}),
             expire=more.get("expire", random.choice((None, None, None, 4.0, 4.0, 15.0, 15.0, 0))),
             priority=random.choice((0, 0, 0, 5)),

@@ -20,7 +20,7 @@ from orchestra.conductor.door import Door
 from orchestra.core.worklist import Worklist
 from orchestra.model import Move, State
 from orchestra.player.service import Player
-from orchestra.store import cancels, claims, moves, players, reports, restore, statements, sweeps
+from orchestra.store import cancels, claims, gates, moves, players, reports, restore, statements, sweeps
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Swept
 from simulation.machine import Stage
@@ -229,6 +229,9 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
     ),
     "restore_forgets_maybe_ran": (
         Edit(restore, "_doubt", "UPDATE tasks SET maybe_ran = 1 WHERE", "UPDATE tasks SET maybe_ran = maybe_ran WHERE"),
+    ),
+    "wave_let_go_too_soon": (
+        Edit(gates, "follow", "not (pending or dispatched or gate.paused)", "not (pending or gate.paused)"),
     ),
     "adoption_by_pid_alone": (Switch(Stage, "BY_MARK", False),),
 }

@@ -26,7 +26,8 @@ from orchestra.errors import NotSaved, OrchestraError, RequestKeyConflict
 from orchestra.model import Ask, Asker, Braking, Catalogue, Choice, JournalEntry, RunState, Scope, ScoreEntry
 from orchestra.player.backstage import Backstage
 from orchestra.player.line import Connector
-from orchestra.player.scorefile import Rules, ScoreFile, no_such_score
+from orchestra.player.rules import read_rules
+from orchestra.player.scorefile import ScoreFile, no_such_score
 from orchestra.player.service import Player
 from orchestra.settings import ConductorAddress
 from orchestra.store import statements
@@ -107,20 +108,8 @@ class Shelf:
 def _score(name: str) -> ScoreFile:
     timeout, grace = int(machine.TIMEOUT * 1000), int(machine.GRACE * 1000)
     concurrency = 2 if name == "once" else 1
-    rules = Rules(
-        "env",
-        name,
-        timeout,
-        grace,
-        SCORES[name],
-        MAX_ATTEMPTS,
-        concurrency,
-        None,
-        None,
-        "/",
-        "/usr/bin:/bin",
-        0o22,
-        1 << 18,
+    rules = read_rules("", "")._replace(
+        description=name, timeout=timeout, kill_grace=grace, idempotent=SCORES[name], concurrency=concurrency
     )
     return ScoreFile(name, f"/scores/{name}", rules, hashlib.sha256(name.encode()).hexdigest(), ((), None, True))
 
