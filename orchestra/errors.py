@@ -89,7 +89,12 @@ class SecretInTheOpen(BadRequest):
 
 class SecretsWanted(BadRequest):
     """Parameter {names} is secret and required: 'submitjob' asks for it at a terminal, or give it by
-    '--params FILE' ('orchestra rerun': '--secrets FILE')."""
+    '--params FILE'."""
+
+
+class SecretsNotKept(SecretsWanted):
+    """Parameter {names} of job {job} is secret, and its value was not kept: 'orchestra rerun' asks for it at a
+    terminal, or give it by '--secrets FILE'."""
 
 
 class SecretsUnknown(BadRequest):
@@ -118,6 +123,19 @@ class UnknownScore(OrchestraError):
 
 class ScoreNotRun(OrchestraError):
     """None of the targets runs the score '{score}'; {player} says why: {reason}"""
+
+    status = EX_USAGE
+
+
+class NotPinned(OrchestraError):
+    """'{score}' cannot be pinned, for not all targets are known to have one and the same: {who}. Bring them to one
+    version, choose other targets, or leave the pin out."""
+
+    status = EX_USAGE
+
+
+class NoSuchScoreAnywhere(OrchestraError):
+    """No player has a score named '{score}'; 'orchestra scores' lists what they have."""
 
     status = EX_USAGE
 

@@ -401,6 +401,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     expire: float | None = None
     request_key: str | None = None
     priority: int = 0
+    pin: bool = False  # only if all targets have one and the same, and only that
     private: dict[str, str] = {}  # parameters that nobody saw; what the score declares secret of them is sealed
     dry_run: bool = False
     not_before: float | None = None
@@ -445,6 +446,7 @@ class NewJob(Struct, frozen=True, kw_only=True):
     priority: int
     expires_at: int | None
     give_up_after: int  # timeout + kill_grace: how long past expires_at an unheard-of run may still be going on
+    digest: str = ""  # the only one that may run, or ""
     secrets: Secrets | None = None
     dry_run: bool = False
     not_before: int | None = None
@@ -531,6 +533,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     counts: dict[str, int]  # by state label, zero counts left out
     verdict: str
     last_event: int
+    digest: str = ""  # what it is pinned to
     secrets: tuple[str, ...] = ()  # the names of secret parameters; their values nobody is shown
     dry_run: bool = False
     not_before: int | None = None

@@ -213,6 +213,13 @@ def _tls(who: str) -> tuple[Key, ...]:
         Key(
             "crl", path_or_none, "", "Their revocation lists, PEM, one for each authority; nothing: none is looked at."
         ),
+        Key(
+            "key_exchange",
+            choice("classical", "hybrid"),
+            "classical",
+            "How TLS agrees on keys: classical, or hybrid (with ML-KEM too, if both ends say so), against those who "
+            "record today what a quantum computer may decrypt some day.",
+        ),
     )
 
 
@@ -345,6 +352,7 @@ class ConductorSettings(NamedTuple):
     key: str
     ca: str
     crl: str
+    key_exchange: str
     secret_key: str
     audience: str
     audience_group: str
@@ -376,6 +384,7 @@ class PlayerSettings(NamedTuple):
     key: str
     ca: str
     crl: str
+    key_exchange: str
     slots: int
     stage: str
     stage_start: bool

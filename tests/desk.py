@@ -18,6 +18,7 @@ from orchestra.audience.desk import (
     Resuming,
 )
 from orchestra.conductor.vetting import wanted
+from orchestra.core.scorebook import Disk, ScoreView, bind
 from orchestra.core.targets import resolve
 from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, SecretsWanted, UnknownScore
 from orchestra.model import (
@@ -211,6 +212,13 @@ class MemoryDesk:
 
     async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
         return [(self.catalogue, tuple(sorted(self.names & set(names or self.names))))]
+
+    async def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        players = {self.catalogue.digest: len(self.names & set(hosts or self.names))}
+        return bind([self.catalogue], players, name)
+
+    async def disks(self, hosts: Sequence[str] = ()) -> list[Disk]:
+        return [Disk(self.catalogue.digest, tuple(sorted(self.names & set(hosts or self.names))))]
 
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         waiting = [t for t in self._tasks_of(job) if t.state == "pending" and (not names or t.player in names)]

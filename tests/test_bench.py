@@ -95,7 +95,18 @@ def test_a_job_that_did_not_end_well_voids_its_case(wrong: dict[str, object]) ->
 
 def test_every_case_of_the_table_is_there() -> None:
     """The names that --only takes."""
-    assert list(CASES) == ["latency", "runs", "dispatch", "fanout", "fleet", "depth", "output", "cli", "store"]
+    assert list(CASES) == [
+        "latency",
+        "runs",
+        "dispatch",
+        "fanout",
+        "fleet",
+        "depth",
+        "output",
+        "cli",
+        "scores",
+        "store",
+    ]
 
 
 def test_the_quick_sizes_are_smaller() -> None:

@@ -183,7 +183,7 @@ def test_a_rerun_has_to_be_told_anew(
     done(orchestra, first)
     refused = command("orchestra", "rerun", first, "--only", "failed")
     assert (refused.returncode, refused.stdout) == (64, "")
-    assert "'password' is secret and required" in refused.stderr and "--secrets FILE" in refused.stderr
+    assert f"'password' of job {first} is secret" in refused.stderr and "--secrets FILE" in refused.stderr
     (tmp_path / "secrets").write_text(f"password={CANARY}\n")
     by_file = int(command("orchestra", "rerun", first, "--only", "failed", "--secrets", tmp_path / "secrets").stdout)
     asked = number_in(at_a_terminal(theatre, "orchestra", "rerun", str(first), "--only", "failed"))

@@ -83,6 +83,12 @@ def test_twistd_stays_in_the_foreground_and_logs_to_the_journal(name: str, daemo
     assert (service["StateDirectory"], service["StateDirectoryMode"]) == (f"orchestra/{daemon}", "0700")
 
 
+def test_the_stages_directory_can_be_passed_through_and_not_read() -> None:
+    """Whoever a score runs as gets to its pinned copy, and sees nothing else on the way."""
+    service = unit("orchestra-stage")["Service"]
+    assert (service["StateDirectory"], service["StateDirectoryMode"]) == ("orchestra/stage", "0711")
+
+
 @pytest.mark.parametrize(
     ("name", "keys"), [("orchestra-conductor", settings.CONDUCTOR), ("orchestra-player", settings.PLAYER)]
 )

@@ -32,15 +32,18 @@ DISKS: dict[str, SmallDisk] = {}
 
 
 def prepare(theatre: Theatre) -> None:
-    """The conductor's store and the journal of a lie each on a disk of 24 MB."""
+    """The conductor's store and the journals of a and c lie each on a disk of 24 MB; c keeps nothing free of its own."""
     theatre.add_score("count", f"#!/bin/sh\necho run >> {theatre.home}/ledger/l\nsleep $ORC_seconds\n", "")
     gate = f"#!/bin/sh\necho run >> {theatre.home}/ledger/l\nwhile [ ! -e {theatre.home}/gate ]; do sleep 0.05; done\n"
     theatre.add_score("gated", gate, "")
+    theatre.add_score("bulky", f"#!/bin/sh\necho run >> {theatre.home}/ledger/l\n", "concurrency = 9\n")
     for conf in (theatre.home / "conductor.conf", theatre.home / "a" / "player.conf"):
         conf.write_text(conf.read_text() + f"reserve = {RESERVE >> 20}M\n")
     if needs_mount.args[0]:
         return
-    for name in ("conductor", "a"):
+    conf = theatre.home / "c" / "player.conf"
+    conf.write_text(f"{conf.read_text()}reserve = 0\n")
+    for name in ("conductor", "a", "c"):
         DISKS[name] = SmallDisk(theatre.home / name / "state", 24)
 
 
@@ -261,6 +264,31 @@ def test_a_run_that_ends_while_its_players_disk_is_full_is_not_lost(
         theatre.start_player("a")
     assert orchestra.wait(job, timeout=60).verdict == "ok"
     assert ledger.read_text() == before + "run\n"
+
+
+@needs_mount
+def test_a_player_that_cannot_save_what_it_is_given_stops_and_starts_none_of_it(
+    theatre: Theatre, orchestra: OutsideOrchestra
+) -> None:
+    """It knows more than its disk then. Started again with room, it has each of them once."""
+    ledger, since = theatre.home / "ledger" / "l", len(log_of(theatre, "conductor"))
+    before = ledger.read_text()
+    theatre.start_player("c")
+    until_logged(theatre, "conductor", "c.demo.test is online", since=since)
+    pid = theatre.pid("c")
+    small("c").fill()
+    ask = {f"x{n}": "y" * 16_000 for n in range(3)}
+    jobs = [
+        int(orchestra.submit(Ask(score="bulky", targets=("c",), scope=Scope.ALL, params=ask)).job) for _ in range(9)
+    ]
+    wait_until(lambda: not alive(pid), "the end of the player", theatre.home / "log" / "c.log")
+    assert ledger.read_text() == before
+    small("c").empty()
+    (theatre.home / "run" / "c.pid").unlink(missing_ok=True)
+    theatre.start_player("c")
+    assert [orchestra.wait(job, timeout=60).verdict for job in jobs] == ["ok"] * len(jobs)
+    assert ledger.read_text() == before + "run\n" * len(jobs)
+    theatre.stop("c")
 
 
 @needs_mount
@@ -502,11 +530,12 @@ def test_a_conductor_does_not_start_on_a_damaged_store(
 def test_a_player_whose_journal_is_damaged_begins_a_new_one(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """What it had is lost, and the damaged journal is there to be looked at; then it works."""
     job = submitted(orchestra, 50, target="b")
-    until_counts(theatre, orchestra, job, {"dispatched": 1})
+    # dispatched is not enough: the conductor says so before its player has anything in its journal
+    wait_until(lambda: next(iter(orchestra.tasks(job))).started_at, "the start", conductor_log(theatre))
     theatre.kill("b")
     journal = theatre.home / "b" / "state" / "journal.sqlite"
     connection = sqlite3.connect(journal)
-    connection.execute("UPDATE runs SET crc = crc + 1")
+    assert connection.execute("UPDATE runs SET crc = crc + 1").rowcount == 1
     connection.commit()
     connection.close()
     since = len(log_of(theatre, "b"))

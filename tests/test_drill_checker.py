@@ -162,6 +162,12 @@ GOOD = {
 }
 
 
+def test_scores_with_one_lock_one_after_the_other_are_well() -> None:
+    promise = "scores with the same lock exclude each other"
+    found = {one.promise: one for one in check(locked(*LEFT, *RIGHT))}[promise]
+    assert (found.checked, found.violations) == (1, ())
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_what_is_well_is_not_complained_of(name: str) -> None:
     """Every outcome can be reached with all promises kept."""
@@ -187,7 +193,20 @@ def late_event(kind: str) -> Seen:
     return of_job(replace(one, events=happened), last_event=len(happened))
 
 
+def locked(*words: str) -> Evidence:
+    """Two jobs on one player, of two scores with one lock."""
+    left, right = seen(score="left"), seen(score="right", job=2, key="k2")
+    looks = ({1: left, 2: right},) * 2
+    return evidence(left, lines(*words), looks=looks, requests=(asked(left), asked(right)))
+
+
+LEFT, RIGHT = ("start 1", "end 1"), ("start 1 job=2 mark=j:9", "end 1 job=2 mark=j:9")
 BAD: dict[str, tuple[Evidence, str, str]] = {
+    "two scores with one lock at once": (
+        locked(LEFT[0], RIGHT[0], LEFT[1], RIGHT[1]),
+        "scores with the same lock exclude each other",
+        "it began before job 1, which has the lock 'both' too, had ended",
+    ),
     "an accepted job is gone": (
         evidence(seen(), looks=({}, {})),
         "what was accepted exists",

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": FOUNDATION,
     "store": FOUNDATION,
     "security": {"config", *FOUNDATION},
-    "audience": {*FOUNDATION, "parameters"},
+    "audience": {*FOUNDATION, "core", "parameters"},
     "conductor": {*BELOW_SERVICES, "audience", "hangup", "supervisor"},
     "player": {*BELOW_SERVICES, "audience", "hangup", "supervisor"},
     "bench": {*BELOW_SERVICES, "audience", "player"},

@@ -232,6 +232,8 @@ def job_head(job: JobView) -> list[str]:
     lines = [f"{what}: {standing} ({counted(job.counts)})", f"  asked by {asker(job)} on {when(job.created_at)}"]
     if job.request_key:
         lines.append(f"  request key {safe(job.request_key)}")
+    if job.digest:
+        lines.append(f"  pinned to {safe(job.digest)}")
     names = sorted([*job.params, *(f"{name} (secret)" for name in job.secrets)])
     if names:
         many = "1 parameter" if len(names) == 1 else f"{len(names)} parameters"

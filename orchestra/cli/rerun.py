@@ -44,9 +44,8 @@ def rerun(
     """Run JOB once more, on just those hosts where it ended in one of the OUTCOMES, and print the id of the new job.
 
     'never' is cancelled, expired and refused. Score, parameters and options are those of JOB, where nothing else is
-    said; a one-of job has the candidates it had. Secret parameters are not kept: they are asked for at
-    the terminal, or taken from --secrets. It is an error
-    if no host is meant. Each of the two jobs shows the other in 'getstatus'.
+    said; a one-of job has the candidates it had. Secret parameters are not kept: they are asked for at the terminal, or
+    taken from --secrets. It is an error if no host is meant. Each of the two jobs shows the other in 'getstatus'.
 
     The exit status is that of 'submitjob'.
     """

@@ -152,6 +152,7 @@ class Request(NamedTuple):
     dry_run: bool = False
     not_before: float | None = None
     rolling: Rolling | None = None
+    pin: bool = False
 
 
 def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -> Ask:
@@ -178,6 +179,7 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
         expire=request.expire,
         request_key=request.request_key,
         priority=request.priority,
+        pin=request.pin,
         not_before=request.not_before,
         rolling=request.rolling,
     )
@@ -214,6 +216,7 @@ def tell_accepted(receipt: Receipt) -> None:
 )
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
 @click.option("--priority", type=Whole(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
+@click.option("--pin", is_flag=True, help="Only if all targets have one and the same version, and only that.")
 @click.option("--dry-run", is_flag=True, help="Only have it said what would be done; for scores that know how.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
 @click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
@@ -235,6 +238,9 @@ def submit(
 
     Whatever has a '=' is a parameter. More than one target needs --all or --one. A secret parameter is asked for at
     the terminal, or taken from --params; on a command line others could read it.
+
+    With --pin the version that all targets have now, score and NAME.conf, is the only one that may run: a host on
+    which it was changed meanwhile refuses. Without, targets that have different ones are a warning.
 
     With --batch or --canary it goes over the targets in waves, by name; a wave begins when the one before has ended,
     and the first failure that is not allowed for stops it. With --not-before, --expire counts from then.

@@ -54,7 +54,7 @@ def makeService(options: ConductorOptions) -> IService:
 def _make(reactor: Any, options: ConductorOptions) -> IService:
     chosen: settings.ConductorSettings = options.read()
     names = settings.players_file(chosen.players, chosen.default_domain)
-    tls = ServerCredentials(load_credentials(chosen))
+    tls = ServerCredentials(load_credentials(chosen), chosen.key_exchange)
     now = StoreClock(_wall, _boot_clock)
     gid = _group(options, chosen)
     sqlite.try_lock(chosen.state)

@@ -8,6 +8,18 @@ from msgspec import Struct
 
 from orchestra.model import Ask, Rolling, Scope
 
+SHARES: Final = {
+    "once": 34,
+    "again": 26,
+    "narrow": 8,
+    "brief": 6,
+    "somewhere": 6,
+    "left": 5,
+    "right": 5,
+    "sworn": 10,
+}
+"""How much of the work each score is."""
+
 HASTY: Final = 0.08  # share of submits whose asker hangs up before the answer
 KEYLESS: Final = 0.05
 REPEATED: Final = 0.10  # share of keys that are sent again later
@@ -38,7 +50,7 @@ def wishes(seed: int, players: Sequence[str]) -> Iterator[Wish]:
 
 
 def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
-    score = chance.choices(("once", "again", "narrow", "brief", "somewhere"), (40, 30, 8, 6, 6))[0]
+    score = chance.choices(tuple(SHARES), tuple(SHARES.values()))[0]
     scope = Scope.ONE if chance.random() < 0.4 else Scope.ALL
     targets = tuple(sorted(chance.sample(list(players), chance.randint(1, len(players)))))
     if score == "somewhere" and len(players) > 1 and targets == (players[-1],):
@@ -54,6 +66,7 @@ def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
         request_key=None if keyless else key,
         priority=chance.choice((0, 0, 0, 5)),
         rolling=_rolling(chance) if scope is Scope.ALL and chance.random() < ROLLING else None,
+        private={"token": f"secret of {key}"} if score == "sworn" else {},
     )
     return Wish(
         ask=ask,

@@ -184,7 +184,7 @@ def _sentence(score: ScoreFile, who: Identity, problem: Exception) -> str:
         case errno.ENOEXEC:
             return f"{score.path} cannot be run: it is neither a program for this machine nor does it begin with #!"
         case errno.EACCES:
-            return f"{score.path} may not be run by {who.name}, or its interpreter may not"
+            return f"{score.path} may not be run by {who.name}: it, its interpreter or the way to it is closed to them"
         case errno.E2BIG:
             return f"{score.path} cannot be run: its parameters are more than a process can be given"
         case errno.EPERM:

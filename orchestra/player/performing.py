@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import time
-import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -34,10 +33,11 @@ from orchestra.player.door import (
 from orchestra.player.frames import VERSION, to_json
 from orchestra.player.launch import Launched, Users, launch
 from orchestra.player.loop import Loop
+from orchestra.player.pins import Pins, other_digest
 from orchestra.player.records import Done, RunDirectory, done, every_run, sync_group
 from orchestra.player.running import Ended, House, Run, Strays, Terms, refusal
 from orchestra.player.scorefile import ScoreFile, current, load
-from orchestra.player.stagelog import Log
+from orchestra.player.stagelog import Log, traced
 from orchestra.player.sweep import (
     MARK,
     Leader,
@@ -82,6 +82,7 @@ class Stage:
         self._connections: list[Connection] = []
         self._users = Users(options.score_user)
         self._scores: dict[str, ScoreFile] = {}
+        self._pins = Pins(options.dir, self.loop, self._digests, log.say)
         self._running: dict[Key, Run] = {}
         self._keys: dict[int, Key] = {}  # by pid
         self._done: dict[Key, Done] = {}
@@ -112,6 +113,7 @@ class Stage:
                 self._unswept[key] = self._directory(key).leader()
         self._unsynced.update(self._done)
         self._plan_sync()
+        self._pins.recover()
         patience = time.monotonic() + SWEEP_PATIENCE
         before, alive = set(self._unswept), self._sweep()
         while before | alive and time.monotonic() < patience:
@@ -130,8 +132,8 @@ class Stage:
         tell_ready()
         try:
             self.loop.run()
-        except Exception:
-            self._log.say(f"this is a bug, the stage ends: {traceback.format_exc()}")
+        except Exception as bug:
+            self._log.say(f"this is a bug, the stage ends: {traced(bug)}")
             raise
         self._remove_socket()
 
@@ -181,6 +183,7 @@ class Stage:
         self._unswept = {key: self._directory(key).leader() for key in map(_key_of, state["unswept"])}
         if self._unswept:
             self.loop.later(0, self._sweep_again)
+        self._pins.recover()
         self._connections = [
             Connection(self, socket.socket(fileno=of_it["handle"]), of_it) for of_it in state["connections"]
         ]
@@ -356,16 +359,21 @@ class Stage:
         else:
             score = load(self._options.scores, name, self._trusted)
         self._scores[name] = score
-        if order["digest"] and order["digest"] != score.digest:
-            reason = (
-                f"score {name} is not what was asked for: its digest is {score.digest[:12]}, not {order['digest'][:12]}"
-            )
-            raise NotStarted(reason=reason)
         if wrong := breach(score.rules.params, order["params"], order["secrets"]):
             raise NotStarted(reason=wrong)
         if order["dry_run"] and not score.rules.dry_run:
             raise NotStarted(reason=no_dry_run(name))
-        return score
+        return self._pinned(score, order["digest"]) if order["digest"] else score
+
+    def _pinned(self, score: ScoreFile, digest: str) -> ScoreFile:
+        """Our own copy of the score that the disk has now, if that is the one with this digest."""
+        if score.digest != digest:
+            raise NotStarted(reason=other_digest(score.name, score.digest, digest))
+        return self._pins.pinned(score)
+
+    def _digests(self) -> set[str] | None:
+        """Of all that runs; None while something may live of which nobody knows that."""
+        return None if self._unswept else {run.digest for run in self._running.values()}
 
     def _keep_leader(self, key: Key, process: Launched) -> None:
         leader = Leader(process.pid, start_of(process.pid), self._boot, self._cgroup)

@@ -4,11 +4,11 @@ A run that ends by itself ends when its first process does: what stays behind is
 are read and thrown away. A run that is killed ends when nothing of it lives any more. Standard library only.
 """
 
-import array
 import fcntl
 import os
 import resource
 import signal
+import sys
 import termios
 import time
 from collections.abc import Callable
@@ -109,9 +109,7 @@ class Pipe:
         return held
 
     def _waiting(self) -> int:
-        waiting = array.array("i", [0])
-        fcntl.ioctl(self.handle, termios.FIONREAD, waiting)
-        return waiting[0]
+        return int.from_bytes(fcntl.ioctl(self.handle, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _ready(self, _: int) -> None:
         self._take(_CHUNK)
@@ -145,7 +143,7 @@ class Run:
         self.started_at = _wall()
         self._house = house
         self._terms = terms
-        self._digest = digest
+        self.digest = digest
         self.alarm = ""  # what was said when it survived SIGKILL
         self._why: str | None = None  # it is being killed
         self._struck = False  # SIGKILL was sent
@@ -182,7 +180,7 @@ class Run:
             "seq": self.seq,
             "mark": self.mark,
             "terms": self._terms,
-            "digest": self._digest,
+            "digest": self.digest,
             "process": [self.pid, *(pipe.handle for pipe in self._pipes)],
             "started_at": self.started_at,
             "begun": self._begun,
@@ -333,7 +331,7 @@ class Run:
             "signal": -code if code < 0 else None,
             "started_at": self.started_at,
             "ended_at": max(self._ended_at, self.started_at),
-            "digest": self._digest,
+            "digest": self.digest,
             "response": self._response.response if self._response else None,
             "stdout": _described(self._kept[1]),
             "stderr": _described(self._kept[2]),

@@ -5,7 +5,6 @@ what a player has altogether is the business of :mod:`orchestra.player.repertoir
 of the process the file can still change; that is accepted, because only root and the player's user can change it.
 """
 
-import hashlib
 import os
 import re
 import stat
@@ -15,6 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from orchestra.config import MAX_FILE
 from orchestra.errors import NoSuchScore, UnfitScore
+from orchestra.player.checksum import sha256, sha256_of_file
 from orchestra.player.rules import Rules, plain, read_rules, unfit
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -116,23 +116,26 @@ def _find(home: str, name: str, trusted: Collection[int]) -> _Found:
 
 def _read(home: str, name: str, trusted: Collection[int]) -> ScoreFile:
     found = _find(home, name, trusted)
-    digest = hashlib.sha256(b"orchestra score 1\0")
-    text = ""
-    parts = [_digest(found.executable)]
+    text, conf = "", None
+    executable = _digest(found.executable)
     if found.conf:
         raw = _contents(found.conf)
-        parts.append(hashlib.sha256(raw).digest())
+        conf = sha256(raw)
         text = _decoded(found.conf, raw)
-    for part in parts:  # of equal length, so that no two pairs of files read alike
-        digest.update(part)
     rules = read_rules(_join(home, name) + ".conf", text)
-    return ScoreFile(name, _join(home, name), rules, digest.hexdigest(), found.stamp)
+    return ScoreFile(name, _join(home, name), rules, digest_of(executable, conf), found.stamp)
+
+
+def digest_of(executable: bytes, conf: bytes | None) -> str:
+    """The digest of a score, from the SHA-256 of its file and of its ``.conf``, if it has one."""
+    # parts of equal length, so that no two pairs of files read alike
+    return sha256(b"orchestra score 1\0" + executable + (conf or b"")).hex()
 
 
 def _digest(path: str) -> bytes:
     try:
         with open(path, "rb", buffering=0) as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
+            return sha256_of_file(stream.fileno())
     except OSError as problem:
         raise _unreadable(path, problem) from None
 

@@ -37,6 +37,7 @@ from orchestra.player.backstage import Backstage, Standing
 from orchestra.player.drain import Marker
 from orchestra.player.execution import Execution
 from orchestra.player.line import Connector, Line
+from orchestra.player.pins import other_digest
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.reporting import Reporter
 from orchestra.settings import needs_restart
@@ -390,9 +391,7 @@ class Player(Service):
         except UnfitScore as refusal:
             return Judgement(refusal=refusal.sentence)
         if run.digest and run.digest != score.digest:
-            return Judgement(
-                refusal=f"the score '{run.score}' here is not the one that was asked for (digest {score.digest[:12]})"
-            )
+            return Judgement(refusal=other_digest(run.score, score.digest, run.digest))
         if problem := breach(score.rules.params, run.params, run.secrets):
             return Judgement(refusal=problem)
         if run.dry_run and not score.rules.dry_run:

@@ -3,11 +3,11 @@
 Standard library only. Reading the pipes is the run's business.
 """
 
-import hashlib
 import json
 from typing import Any, Final
 
 from orchestra.player import handover
+from orchestra.player.checksum import Running
 
 LONGEST_LINE: Final = 64 * 1024
 RESPONSE_LIMIT: Final = 64 * 1024
@@ -23,7 +23,7 @@ class Kept:
 
     def __init__(self, limit: int) -> None:
         self.total = 0
-        self._sha256: Any = hashlib.sha256(usedforsecurity=False)  # None: not known any more
+        self._sha256: Running | None = Running()  # None: not known any more
         self._head = bytearray()
         self._head_most = limit // 4
         self._tail = bytearray()
@@ -48,7 +48,7 @@ class Kept:
     @property
     def sha256(self) -> str | None:
         """Of all of it; None if a part that is not kept went by before the stage was replaced."""
-        return self._sha256.hexdigest() if self._sha256 else None
+        return self._sha256.digest().hex() if self._sha256 else None
 
     @property
     def spans(self) -> Spans:
@@ -72,8 +72,10 @@ class Kept:
         self.total = state["total"]
         self._head = bytearray(handover.data(state["head"]))
         self._tail = bytearray(handover.data(state["tail"]))
-        whole = len(self._head) + len(self._tail) == self.total
-        self._sha256 = hashlib.sha256(self.data, usedforsecurity=False) if whole else None
+        self._sha256 = None
+        if len(self._head) + len(self._tail) == self.total:
+            self._sha256 = Running()
+            self._sha256.update(self.data)
 
 
 class Answers:

@@ -45,8 +45,8 @@ _CLAIM: Final = (
     "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING attempt"
 )
 _JOB: Final = (
-    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, jobs.shut "
-    "FROM jobs "
+    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, jobs.shut, "
+    "job_params.digest FROM jobs "
     "JOIN scores USING (score_id) JOIN job_params USING (job_id) WHERE job_id = ?"
 )
 Waiting = tuple[int, int, int, int]  # rank, job, n, score_id
@@ -60,6 +60,7 @@ class _Job(NamedTuple):
     dry_run: bool
     sealed: bytes | None
     shut: bool
+    digest: str
 
 
 class _Books:
@@ -75,8 +76,9 @@ class _Books:
 
     def job(self, job: int) -> _Job:
         if job not in self._jobs:
-            name, body, expires_at, scope, dry_run, sealed, shut = self.cur.execute(_JOB, (job,)).fetchone()
-            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", bool(dry_run), sealed, bool(shut))
+            name, body, expires_at, scope, dry_run, sealed, shut, digest = self.cur.execute(_JOB, (job,)).fetchone()
+            marks = bool(dry_run), sealed, bool(shut), digest
+            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", *marks)
         return self._jobs[job]
 
     def score(self, score: int) -> str:
@@ -240,7 +242,7 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
     books.ledger.note(job, State.DISPATCHED.label, task=n, player=player)
     within = None if about.expires_at is None else about.expires_at - books.now
-    return Run(seq, job, n, row[0], about.score, about.params, within, dry_run=about.dry_run)
+    return Run(seq, job, n, row[0], about.score, about.params, within, about.digest, dry_run=about.dry_run)
 
 
 def _close_candidates(cur: Cursor, rank: int, score: int, job: int, n: int) -> None:

@@ -44,12 +44,17 @@ def submit(cur: Cursor, new: NewJob, now: int) -> Submitted:
 def _body_sha(new: NewJob) -> bytes:
     body = (
         *(new.score, sorted(new.params.items()), new.scope, new.players, new.priority),
-        # when it expires or begins differs at every try, whether it does so does not
-        *(new.expires_at is None, new.not_before is None, new.waves, new.rerun_of),
+        # when it expires or begins, and what it is pinned to, differs at every try, whether it does so does not
+        *(new.expires_at is None, new.not_before is None, bool(new.digest), new.waves, new.rerun_of),
         new.dry_run,
         new.secrets and new.secrets.likeness,  # keyed: of the secrets themselves a hash could be guessed at
     )
     return hashlib.sha256(msgspec.msgpack.encode(body)).digest()
+
+
+def made_before(cur: Cursor, new: NewJob) -> Submitted | None:
+    """The job that this request has made already, if its request key says so."""
+    return _made_before(cur, new, _body_sha(new))
 
 
 def _made_before(cur: Cursor, new: NewJob, sha: bytes) -> Submitted | None:
@@ -90,8 +95,8 @@ def _insert_job(cur: Cursor, new: NewJob, score: int, tasks: tuple[int, int], ga
     job = int(row[0])
     secret, sealed = (msgspec.json.encode(new.secrets.names), new.secrets.sealed) if new.secrets else (None, None)
     cur.execute(
-        "INSERT INTO job_params (job_id, body, secret, sealed) VALUES (?, ?, ?, ?)",
-        (job, msgspec.json.encode(new.params), secret, sealed),
+        "INSERT INTO job_params (job_id, body, secret, sealed, digest) VALUES (?, ?, ?, ?, ?)",
+        (job, msgspec.json.encode(new.params), secret, sealed, new.digest),
     )
     detail = f"{sum(tasks)} tasks{', a dry run' if new.dry_run else ''}"
     history.write(cur, job, 1, now, [("submitted", new.owner.name, None, None, detail)])

@@ -32,7 +32,8 @@ _report = msgspec.msgpack.Decoder(Report).decode
 _JOB: Final = (
     "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
     "expires_at, ended_at, priority, last_event, job_params.secret, dry_run, gated, rerun_of, "
-    f"(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), {COUNTS} FROM jobs "
+    "(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), job_params.digest, "
+    f"{COUNTS} FROM jobs "
     "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
 )
 _GATE: Final = (
@@ -80,7 +81,7 @@ def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, own
 
 def _job(cur: Cursor, row: Sequence[Any]) -> JobView:
     job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *rest = row
-    secret, dry_run, gated, rerun_of, reruns, *many = rest
+    secret, dry_run, gated, rerun_of, reruns, pin, *many = rest
     counts = dict(zip(COUNTED, many, strict=True))
     return JobView(
         job=job,
@@ -98,6 +99,7 @@ def _job(cur: Cursor, row: Sequence[Any]) -> JobView:
         counts={state.label: count for state, count in counts.items() if count},
         verdict=verdict(Scope(scope), counts),
         last_event=last,
+        digest=pin,
         secrets=_names(secret) if secret else (),
         dry_run=bool(dry_run),
         rerun_of=rerun_of,

@@ -56,6 +56,11 @@ def _decoder(command: Command) -> "msgspec.msgpack.Decoder[Any]":
 class Peer(amp.AMP):
     """An AMP connection that says and hears :class:`~orchestra.wire.commands.Command` payloads."""
 
+    # A dict of AMP's attributes and ours together would be too large for Python to share its keys: 1.4 kB for each.
+    __slots__ = (
+        *("clock", "heard_at", "last_answer", "closed", "_cap", "_owed", "_words", "_joining", "_waiting", "_busy"),
+        "_abort_call",
+    )
     log = Logger()
     transport: Any
 
@@ -132,10 +137,14 @@ class Peer(amp.AMP):
 
     def locateResponder(self, name: bytes) -> Callable[[amp.Box], "Deferred[amp.Box]"] | None:
         """The responder of one of our commands; anything else is answered 'unhandled', StartTLS included."""
-        word = self._words.get(name)
+        word = self.word(name)
         if word is None:
             return None
         return lambda box: self._heard(word, box)
+
+    def word(self, name: bytes) -> Word | None:
+        """What a command is and who hears it; None if it is not understood here."""
+        return self._words.get(name)
 
     def _heard(self, word: Word, box: amp.Box) -> "Deferred[amp.Box]":
         self.heard_at = self.clock.seconds()

@@ -397,13 +397,23 @@ def _put_back(world: World) -> bool:
 
 def _honest(world: World, tasks: Iterable[Task], results: Iterable[Result]) -> Iterator[str]:
     told = {(one.job, one.n, one.attempt): one.told for one in results}
-    stopped = {task for task in tasks if task.state is State.CANCELLED and task.reason.startswith("stopped: ")}
-    spoiled = {task.job for task in tasks if task.state is not State.OK and task not in stopped}
+    over = _over_the_top(world, tasks)
     for task in tasks:
-        if task in stopped and task.job in spoiled:
-            continue
-        if not _for_a_reason(world, task, told.get((task.job, task.n, task.attempt))):
+        stopped = task.state is State.CANCELLED and task.job in over and task.reason.startswith("stopped:")
+        if not stopped and not _for_a_reason(world, task, told.get((task.job, task.n, task.attempt))):
             yield f"nothing explains its end: {task}"
+
+
+def _over_the_top(world: World, tasks: Iterable[Task]) -> set[int]:
+    """The rolling jobs of which more went wrong than was allowed for, or a canary did not end well."""
+    wrong = Counter(task.job for task in tasks if task.state in rolling.FAILURES)
+    unwell = {(task.job, task.n) for task in tasks if task.state.terminal and task.state is not State.OK}
+    limits = "SELECT job_id, max_failures, canary FROM gates WHERE max_failures IS NOT NULL"
+    return {
+        job
+        for job, most, canary in world.store.execute(limits).fetchall()
+        if wrong[job] > most or any((job, n) in unwell for n in range(canary))
+    }
 
 
 def _for_a_reason(world: World, task: Task, told: Told | None) -> bool:

@@ -122,7 +122,8 @@ CREATE TABLE job_params (
     job_id INTEGER PRIMARY KEY,
     body   BLOB NOT NULL,                   -- JSON object
     secret BLOB,                            -- JSON array: the names of secret parameters
-    sealed BLOB                             -- their values, sealed; gone when the job has ended
+    sealed BLOB,                            -- their values, sealed; gone when the job has ended
+    digest TEXT NOT NULL DEFAULT ''         -- of the only score that may run, if the job is pinned to one
 ) STRICT;
 
 -- Outlives the job it points to.
