@@ -100,6 +100,7 @@ class Player(Service):
         self._fail = fail
         self._reserve = Reserve(journal.directory, reserve)
         self._told_note = ""
+        self._told_catalogue = ""
         self._reporter = Reporter(reactor, self._fetch, self._reported)
         self._backstage: Backstage
         self._worklist: Worklist
@@ -328,6 +329,7 @@ class Player(Service):
     def hello(self) -> Hello:
         """How we introduce ourselves."""
         note = self._told_note = self._no_work()
+        self._told_catalogue = self._repertoire.catalogue.digest
         return Hello(
             protocol=PROTOCOL,
             version=__version__,
@@ -335,7 +337,7 @@ class Player(Service):
             boot=self._boot,
             high=self._worklist.high,
             slots=0 if note else self._slots,
-            catalogue=self._repertoire.catalogue.digest,
+            catalogue=self._told_catalogue,
             note=note,
         )
 
@@ -356,7 +358,8 @@ class Player(Service):
         self._connected_at = self._wall()
         self._say_progress(list(self._alarms.values()))
         self.log.info("connected to {peer}", peer=line.describe())
-        if self._repertoire.catalogue.digest in welcome.wanted:
+        digest = self._repertoire.catalogue.digest
+        if digest in welcome.wanted or digest != self._told_catalogue:  # it may have changed since Hello
             self._announce()
 
     def _announce(self) -> None:
