@@ -145,6 +145,21 @@ def test_below_its_reserve_a_conductor_takes_nothing_new_and_finishes_the_rest(
 
 
 @needs_mount
+def test_a_conductor_that_starts_below_its_reserve_takes_nothing_at_all(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command
+) -> None:
+    """Not even during its first second."""
+    theatre.stop("conductor")
+    small("conductor").fill(leave=RESERVE - (1 << 20))
+    theatre.start_conductor()
+    refused = command("submitjob", "count", "c", "seconds=0")
+    small("conductor").empty()
+    assert (refused.returncode, "MB free" in refused.stderr) == (75, True), refused
+    wait_until(lambda: orchestra.about().troubles == (), "its recovery", conductor_log(theatre))
+    assert orchestra.wait(submitted(orchestra), timeout=60).verdict == "ok"
+
+
+@needs_mount
 def test_a_player_below_its_reserve_takes_no_work_and_says_why(
     theatre: Theatre, orchestra: OutsideOrchestra, command: Command
 ) -> None:
@@ -529,8 +544,10 @@ def test_a_conductor_does_not_start_on_a_damaged_store(
 
 def test_a_player_whose_journal_is_damaged_begins_a_new_one(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """What it had is lost, and the damaged journal is there to be looked at; then it works."""
+    ledger = theatre.home / "ledger" / "l"
+    before = ledger.read_text() if ledger.exists() else ""
     job = submitted(orchestra, 50, target="b")
-    until_counts(theatre, orchestra, job, {"dispatched": 1})
+    wait_until(lambda: ledger.exists() and ledger.read_text() != before, "the start", theatre.home / "log" / "b.log")
     theatre.kill("b")
     journal = theatre.home / "b" / "state" / "journal.sqlite"
     connection = sqlite3.connect(journal)
