@@ -78,6 +78,30 @@ class BadRequest(OrchestraError):
     status = EX_USAGE
 
 
+class Unfit(BadRequest):
+    """{problem}"""
+
+
+class SecretInTheOpen(BadRequest):
+    """Parameter '{name}' is secret, and a command line can be read by others: leave it out and be asked for it, or
+    give it by '--params FILE'."""
+
+
+class SecretsWanted(BadRequest):
+    """Parameter {names} is secret and required: 'submitjob' asks for it at a terminal, or give it by
+    '--params FILE'."""
+
+
+class SecretsNotKept(SecretsWanted):
+    """Parameter {names} of job {job} is secret, and its value was not kept: 'orchestra rerun' asks for it at a
+    terminal, or give it by '--secrets FILE'."""
+
+
+class SecretsUnknown(BadRequest):
+    """No player has told of a score '{score}' yet, so nobody can say which of its parameters are secret; give those
+    that are not as KEY=VALUE."""
+
+
 class NoSuchJob(OrchestraError):
     """There is no job {job}; 'orchestra jobs' lists the ones that are kept."""
 
@@ -97,6 +121,25 @@ class UnknownScore(OrchestraError):
     status = EX_USAGE
 
 
+class ScoreNotRun(OrchestraError):
+    """None of the targets runs the score '{score}'; {player} says why: {reason}"""
+
+    status = EX_USAGE
+
+
+class NotPinned(OrchestraError):
+    """'{score}' cannot be pinned, for not all targets are known to have one and the same: {who}. Bring them to one
+    version, choose other targets, or leave the pin out."""
+
+    status = EX_USAGE
+
+
+class NoSuchScoreAnywhere(OrchestraError):
+    """No player has a score named '{score}'; 'orchestra scores' lists what they have."""
+
+    status = EX_USAGE
+
+
 class JobPruned(NoSuchJob):
     """Job {job} has ended, and was pruned: ended jobs stay for as long as 'keep', and while the store is not larger
     than 'keep_size', in conductor.conf."""
@@ -105,6 +148,24 @@ class JobPruned(NoSuchJob):
 class JobSkipped(NoSuchJob):
     """There is no job {job} in this store, which was put back from a backup on {day}; jobs that were accepted after
     that backup was made are not known any more."""
+
+
+class JobOver(OrchestraError):
+    """Job {job} {problem}; there is nothing to pause or to resume."""
+
+    status = EX_USAGE
+
+
+class NoSuchEvent(OrchestraError):
+    """Event {seq} is not known here, the newest is {last}: was the conductor's store put back to an earlier state?"""
+
+    status = EX_USAGE
+
+
+class NothingToRerun(OrchestraError):
+    """Nothing of job {job} has ended as {only}: it has {counts}."""
+
+    status = EX_USAGE
 
 
 class TooManyRemoved(OrchestraError):
@@ -300,8 +361,9 @@ class NotAPlayer(OrchestraError):
 
 
 class RetiredJournal(OrchestraError):
-    """{player} came with journal {journal}, which a newer journal of that player had replaced. If that is meant, run
-    'orchestra player forgive {player}' on the conductor."""
+    """{player} has come with another journal since: a second player has this name and certificate, or its state
+    directory was lost or put back. This one, journal {journal}, is turned away. If it is the right one, stop the other
+    and run 'orchestra player forgive {player}' on the conductor."""
 
 
 class Unconfirmed(OrchestraError):

@@ -7,12 +7,13 @@ ever appended, each with a default.
 
 import enum
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, msgpack
 
 PROTOCOL: Final = 1  # what we speak; peers speak this and the one before
 DEFAULT_PORT: Final = 2258
+MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes, the last one NUL (unix(7))
 
 Seq = Annotated[int, Meta(ge=1)]
 """A run's number on its player: strictly increasing, given by the conductor."""
@@ -46,7 +47,7 @@ class State(enum.IntEnum):
 
 MOVES: Final[dict[State, frozenset[State]]] = {
     State.HELD: frozenset({State.PENDING, State.CANCELLED, State.EXPIRED, State.LOST}),
-    State.PENDING: frozenset({State.DISPATCHED, State.CANCELLED, State.EXPIRED, State.LOST}),
+    State.PENDING: frozenset({State.DISPATCHED, State.HELD, State.CANCELLED, State.EXPIRED, State.LOST}),
     State.DISPATCHED: frozenset(State) - {State.DISPATCHED, State.HELD},
 }
 """Every legal move; a terminal state has none."""
@@ -179,6 +180,9 @@ class Run(Struct, frozen=True, array_like=True):
     params: dict[str, str]
     start_within: int | None  # milliseconds from receipt; None: no limit
     digest: str = ""  # the only digest that may run, or ""
+    secrets: dict[str, str] = {}  # parameters that no disk may have in the clear
+    dry_run: bool = False
+    trouble: str = ""  # why it must be refused, found out when it was the player's already
 
 
 class Perform(Struct, frozen=True, array_like=True):
@@ -224,7 +228,7 @@ class Report(Struct, frozen=True, array_like=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""  # of the score that ran
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None  # a json score's may be nested; others' values are strings
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     notes: tuple[str, ...] = ()  # "left a process behind", "response cut at 64 KiB"
@@ -243,8 +247,23 @@ class Started(Struct, frozen=True, array_like=True):
 # ---- scores, as a player announces them
 
 
+class ParamEntry(Struct, frozen=True, array_like=True):
+    """A parameter as its score declares it; ``min`` and ``max`` are of a number's value, or of a length."""
+
+    name: str
+    type: str = "string"  # string, int, float, bool, enum, list
+    required: bool = False
+    default: str | None = None
+    values: tuple[str, ...] = ()
+    pattern: str = ""
+    min: int | float | None = None
+    max: int | float | None = None
+    secret: bool = False
+    description: str = ""
+
+
 class ScoreEntry(Struct, frozen=True, array_like=True):
-    """A score on a player's disk, as far as the conductor needs to know it."""
+    """A score on a player's disk, as far as the conductor needs to know it. With ``params``, no others are taken."""
 
     name: str
     digest: str
@@ -255,6 +274,10 @@ class ScoreEntry(Struct, frozen=True, array_like=True):
     concurrency: int
     idempotent: bool
     max_attempts: int
+    params: tuple[ParamEntry, ...] = ()
+    lock: str = ""  # scores with the same lock exclude each other on a player
+    hidden: bool = False
+    dry_run: bool = False  # it honours ORCHESTRA_DRY_RUN
 
 
 class RefusedScore(Struct, frozen=True, array_like=True):
@@ -345,8 +368,31 @@ class Chosen(Struct, frozen=True):
     up_to: int
 
 
+class Rolling(Struct, frozen=True, kw_only=True):
+    """How a job is to go over its targets in waves. ``batch`` and ``max_failures`` are a number, or ``10%`` of the
+    targets; "" for the first is: all that are left."""
+
+    batch: str = ""
+    canary: int = 0  # targets of the first wave, all of which must be ok
+    max_failures: str = "0"
+    pause: float = 0.0  # seconds between two waves
+
+
+class Waves(Struct, frozen=True, kw_only=True):
+    """The waves of a job with so many tasks; :mod:`orchestra.rolling` says what follows from that."""
+
+    tasks: int
+    batch: int
+    canary: int = 0
+    max_failures: int | None = None  # None: however many
+    pause: int = 0  # milliseconds
+
+
 class Ask(Struct, frozen=True, kw_only=True):
-    """A request for work, as the audience words it. ``expire``: seconds; None is the default, 0 is never."""
+    """A request for work, as the audience words it. ``expire``: seconds from now, or from ``not_before``; None is the
+    default, 0 is never. ``not_before``: seconds since 1970 of the conductor's clock.
+
+    A secret parameter is taken from ``private`` alone: what came by a command line others may have read."""
 
     score: str
     targets: tuple[str, ...]
@@ -355,6 +401,35 @@ class Ask(Struct, frozen=True, kw_only=True):
     expire: float | None = None
     request_key: str | None = None
     priority: int = 0
+    pin: bool = False  # only if all targets have one and the same, and only that
+    private: dict[str, str] = {}  # parameters that nobody saw; what the score declares secret of them is sealed
+    dry_run: bool = False
+    not_before: float | None = None
+    rolling: Rolling | None = None
+    rerun_of: int | None = None
+
+
+class Rerun(Struct, frozen=True, kw_only=True):
+    """A request to run a job once more where it ended in one of these ways. What is None is as it was; ``expire`` and
+    ``not_before`` are as in :class:`Ask`. ``secrets``: parameters whose values are not kept, given anew."""
+
+    job: int
+    only: tuple[State, ...]
+    secrets: dict[str, str] = {}
+    expire: float | None = None
+    request_key: str | None = None
+    priority: int | None = None
+    not_before: float | None = None
+    rolling: Rolling | None = None
+
+
+class Secrets(Struct, frozen=True):
+    """The secret parameters of a job: their names, their values sealed, and what two equal ones have in common that
+    tells nobody without the key what they are."""
+
+    names: tuple[str, ...]
+    sealed: bytes
+    likeness: bytes
 
 
 class NewJob(Struct, frozen=True, kw_only=True):
@@ -365,24 +440,37 @@ class NewJob(Struct, frozen=True, kw_only=True):
     score: str
     params: dict[str, str]
     scope: Scope
-    players: tuple[int, ...]  # player ids, ascending, each once
+    players: tuple[int, ...]  # player ids, each once, in the order of the tasks
     idempotent: bool
     max_attempts: int
     priority: int
     expires_at: int | None
     give_up_after: int  # timeout + kill_grace: how long past expires_at an unheard-of run may still be going on
+    digest: str = ""  # the only one that may run, or ""
+    secrets: Secrets | None = None
+    dry_run: bool = False
+    not_before: int | None = None
+    waves: Waves | None = None
+    rerun_of: int | None = None
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """One change of a job. ``n`` counts from 1 without a gap."""
+    """One change of a job. ``n`` counts the job's events from 1 without a gap; ``seq`` is larger than that of every
+    event of any job that was committed before.
+
+    ``kind``: of a task dispatched, pending (again), cancelling, unkillable, late and the outcomes; of the whole job
+    submitted, begun, wave, waiting, stopped, paused, resumed, restored, ended.
+    """
 
     n: int
     at: int
-    kind: str  # submitted, dispatched, ok … lost, pending (again), cancelling, unkillable, late, ended
+    kind: str
     actor: str = ""
     task: int | None = None
     player: str | None = None
     detail: str = ""
+    job: int = 0
+    seq: int = 0
 
 
 class TaskView(Struct, frozen=True, kw_only=True):
@@ -400,12 +488,31 @@ class TaskView(Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     notes: tuple[str, ...] = ()
     cancelling: bool = False
     maybe_ran: bool = False
+
+
+class Paused(Struct, frozen=True, kw_only=True):
+    """Nothing of a job is handed out, since somebody has said so."""
+
+    at: int
+    owner: str
+    uid: int
+    login_uid: int | None = None
+
+
+class Course(Struct, frozen=True, kw_only=True):
+    """How far a job is that is not handed out whole and at once. Tasks below ``opened`` may be, or were."""
+
+    waves: Waves
+    wave: int  # so many are open
+    opened: int
+    next_at: int | None = None  # when more is let go, if that is a matter of time
+    stopped: str = ""  # why nothing more of it is
 
 
 class JobView(Struct, frozen=True, kw_only=True):
@@ -426,6 +533,14 @@ class JobView(Struct, frozen=True, kw_only=True):
     counts: dict[str, int]  # by state label, zero counts left out
     verdict: str
     last_event: int
+    digest: str = ""  # what it is pinned to
+    secrets: tuple[str, ...] = ()  # the names of secret parameters; their values nobody is shown
+    dry_run: bool = False
+    not_before: int | None = None
+    course: Course | None = None  # None: it was handed out whole and at once
+    paused: Paused | None = None
+    rerun_of: int | None = None
+    reruns: tuple[int, ...] = ()
 
 
 class PlayerView(Struct, frozen=True, kw_only=True):
@@ -442,6 +557,20 @@ class PlayerView(Struct, frozen=True, kw_only=True):
     scores: int | None = None
     note: str = ""
     held: str = ""  # why nothing is handed to it
+
+
+class PrunePlan(Struct, frozen=True, kw_only=True):
+    """What pruning would remove now: ``old`` jobs, the output of others, and ``more`` whole jobs because the store is
+    larger than ``keep_size``; bytes are about that many."""
+
+    size: int
+    keep_size: int
+    old: int
+    old_bytes: int
+    outputs: int
+    output_bytes: int
+    more: int
+    more_bytes: int
 
 
 class Wait(Struct, frozen=True, kw_only=True):
@@ -485,7 +614,7 @@ class RunState(enum.IntEnum):
     DONE = 2
 
 
-class JournalEntry(Struct, frozen=True, kw_only=True):
+class JournalEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run as the journal keeps it. ``boot`` is the machine's boot id when the entry was written; ``due`` is the
     boot-time clock (milliseconds) past which an accepted run must not start any more. A tombstone is a DONE entry
     whose report says ``never``."""
@@ -501,6 +630,10 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
     digest: str = ""
     due: int | None = None
     report: Report | None = None
+    concurrency: int = 1  # most runs of its score at once
+    lock: str = ""
+    secret: bool = False  # it has secret parameters, which are in memory only
+    dry_run: bool = False
 
 
 class JournalChange(Struct, frozen=True):

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, NoReturn
 from twisted.python import usage
 
 from orchestra import logs, settings
-from orchestra.config import Key
-from orchestra.errors import OrchestraError
+from orchestra.config import COMMAND_LINE, Key
+from orchestra.errors import ConfigError, FileProblem, OrchestraError
 
 
 def refuse(problem: OrchestraError) -> NoReturn:
@@ -32,12 +32,16 @@ def stop_failing(reactor: Any, status: int) -> None:
 class DaemonOptions(usage.Options):
     """``--config DIR``, ``-help`` for older hands, and a log that twistd bounds as the settings say."""
 
+    file: ClassVar[str]
     declared: ClassVar[Sequence[Key]]
     optParameters: ClassVar[list[Any]] = [["config", None, settings.CONFIG_DIR, "The configuration directory."]]
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         words = settings.arguments(sys.argv[1:] if options is None else options, self.declared)
-        super().parseOptions(words)  # type: ignore[no-untyped-call]  # Twisted's
+        try:
+            super().parseOptions(words)  # type: ignore[no-untyped-call]  # Twisted's
+        except usage.UsageError as problem:
+            refuse(FileProblem(file=COMMAND_LINE, problem=f"{problem} (--help lists what is)"))
 
     def parseArgs(self, *extra: str) -> None:
         if extra:
@@ -56,10 +60,17 @@ class DaemonOptions(usage.Options):
         """The settings as they stand on disk now, with this command line; an OrchestraError says what is wrong."""
         raise NotImplementedError
 
+    def wrong(self, key: str, problem: str) -> ConfigError:
+        """What this machine has against a setting, with the place where it was made."""
+        if key in settings.overrides(self, self.declared):
+            return ConfigError(file=COMMAND_LINE, line=0, key=key, problem=problem)
+        return settings.misfit(self["config"], self.file, key, problem)
+
 
 class ConductorOptions(DaemonOptions):
     """The command line of ``twistd conductor``."""
 
+    file = "conductor.conf"
     declared = settings.CONDUCTOR
     optParameters = settings.usage_options(declared)
 
@@ -70,6 +81,7 @@ class ConductorOptions(DaemonOptions):
 class PlayerOptions(DaemonOptions):
     """The command line of ``twistd player``."""
 
+    file = "player.conf"
     declared = settings.PLAYER
     optParameters = settings.usage_options(declared)
 

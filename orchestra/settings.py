@@ -7,9 +7,9 @@ Durations are integer milliseconds, sizes are bytes.
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from textwrap import wrap
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from orchestra.config import (
     Entry,
@@ -29,12 +29,11 @@ from orchestra.config import (
     yes_no,
 )
 from orchestra.errors import ConfigError, LineProblem, OrchestraError
-from orchestra.model import DEFAULT_PORT
+from orchestra.model import DEFAULT_PORT, MAX_SOCKET_PATH
 
 CONFIG_DIR: Final = "/etc/orchestra"
 MAX_PLAYERS_FILE: Final = 16 << 20
 MAX_PROBLEMS: Final = 100  # more than a reader mends at once
-MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes, the last one NUL (unix(7))
 
 
 class Listen(NamedTuple):
@@ -175,11 +174,18 @@ def _split_port(item: str) -> tuple[str, int | None]:
         host, bracket, rest = item[1:].partition("]")
         if not bracket or ":" not in host or (rest and not rest.startswith(":")):
             raise ValueError(f"expected [ADDRESS]:PORT, and '{item}' is not that")
-        return host, integer(0, 65535)(rest[1:]) if rest else None
+        return host, _port(rest[1:], item) if rest else None
     if item.count(":") > 1:
         raise ValueError(f"expected an IPv6 address in brackets, [{item}]")
     host, colon, port = item.partition(":")
-    return host, integer(0, 65535)(port) if colon else None
+    return host, _port(port, item) if colon else None
+
+
+def _port(digits: str, item: str) -> int:
+    try:
+        return integer(0, 65535)(digits)
+    except ValueError:
+        raise ValueError(f"expected a port from 0 to 65535 at the end of '{item}'") from None
 
 
 # ---- the keys
@@ -207,6 +213,13 @@ def _tls(who: str) -> tuple[Key, ...]:
         Key(
             "crl", path_or_none, "", "Their revocation lists, PEM, one for each authority; nothing: none is looked at."
         ),
+        Key(
+            "key_exchange",
+            choice("classical", "hybrid"),
+            "classical",
+            "How TLS agrees on keys: classical, or hybrid (with ML-KEM too, if both ends say so), against those who "
+            "record today what a quantum computer may decrypt some day.",
+        ),
     )
 
 
@@ -216,6 +229,13 @@ CONDUCTOR: Final = (
     Key("players", path, "players", "The file that lists the players, one host name per line."),
     Key("default_domain", domain, "", "Completes names without a dot, in the players file and in requests."),
     *_tls("conductor"),
+    Key(
+        "secret_key",
+        path_or_none,
+        "",
+        "The key that seals secret parameters in the store, made at the first start: keep it apart from backups of the "
+        "store; nothing: 'secret.key' in the state directory.",
+    ),
     Key("audience", socket_path, "/run/orchestra/audience.pb", "The socket that submitjob and getstatus talk to."),
     Key(
         "audience_group",
@@ -332,6 +352,8 @@ class ConductorSettings(NamedTuple):
     key: str
     ca: str
     crl: str
+    key_exchange: str
+    secret_key: str
     audience: str
     audience_group: str
     default_expire: int | None
@@ -362,6 +384,7 @@ class PlayerSettings(NamedTuple):
     key: str
     ca: str
     crl: str
+    key_exchange: str
     slots: int
     stage: str
     stage_start: bool
@@ -375,9 +398,14 @@ class PlayerSettings(NamedTuple):
     log_files: int
 
 
+Settings = TypeVar("Settings", ConductorSettings, PlayerSettings)
+
+
 def conductor(config_dir: str = CONFIG_DIR, overrides: Mapping[str, str] | None = None) -> ConductorSettings:
     """The conductor's settings from ``config_dir/conductor.conf``; ``overrides`` win."""
-    return ConductorSettings(**_read(config_dir, "conductor.conf", CONDUCTOR, overrides))
+    values = _read(config_dir, "conductor.conf", CONDUCTOR, overrides)
+    secret_key = values["secret_key"] or os.path.join(values["state"], "secret.key")
+    return ConductorSettings(**{**values, "secret_key": secret_key})
 
 
 def player(config_dir: str = CONFIG_DIR, overrides: Mapping[str, str] | None = None) -> PlayerSettings:
@@ -397,6 +425,16 @@ def _read(config_dir: str, name: str, keys: Sequence[Key], overrides: Mapping[st
     return {"config": config, **parsed.values, **located}
 
 
+def differing(old: Settings, new: Settings, live: Collection[str]) -> list[str]:
+    """The keys that have another value now, without those that are ``live``: a daemon takes these over."""
+    return [key for key in new._fields if key not in live and getattr(old, key) != getattr(new, key)]
+
+
+def needs_restart(keys: Sequence[str], daemon: str) -> str:
+    """What is said of keys that were changed under a daemon."""
+    return f"read at start only: {', '.join(keys)}; restart the {daemon} for that"
+
+
 def problems(config_dir: str, name: str, keys: Sequence[Key]) -> tuple[OrchestraError, ...]:
     """Everything that is wrong with the keys in ``config_dir/name``, not only the first thing."""
     file = os.path.join(os.path.abspath(config_dir), name)
@@ -407,6 +445,16 @@ def problems(config_dir: str, name: str, keys: Sequence[Key]) -> tuple[Orchestra
         return wrong
     except OrchestraError as problem:
         return (problem,)
+
+
+def misfit(config_dir: str, name: str, key: str, problem: str) -> ConfigError:
+    """What only this machine can judge (it has no such group, say), with the line that it is written on."""
+    file = os.path.join(os.path.abspath(config_dir), name)
+    try:
+        written = [entry.line for entry in sections(file, read_text(file))[0].entries if entry.key == key]
+    except OrchestraError:
+        written = []
+    return ConfigError(file=file, line=written[0] if written else 0, key=key, problem=problem)
 
 
 def _problems(file: str, entries: Sequence[Entry], keys: Sequence[Key]) -> Iterator[ConfigError]:

@@ -5,9 +5,22 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
-from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Listener, Released, Reloaded
+from orchestra.audience.desk import (
+    About,
+    BackedUp,
+    Cancelling,
+    CancelStep,
+    Holding,
+    Listener,
+    Pausing,
+    Released,
+    Reloaded,
+    Resuming,
+)
+from orchestra.conductor.vetting import wanted
+from orchestra.core.scorebook import Disk, ScoreView, bind
 from orchestra.core.targets import resolve
-from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
+from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, SecretsWanted, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -18,6 +31,7 @@ from orchestra.model import (
     Event,
     Hold,
     JobView,
+    Paused,
     PlayerView,
     Receipt,
     Scope,
@@ -55,6 +69,9 @@ class MemoryDesk:
         self.reloaded = Reloaded(changed=("players: 1 added",))
         self.broken: Exception | None = None
         self.held: dict[tuple[str, str], Hold] = {}
+        self.paused: dict[int, Paused] = {}
+        self.history: list[Event] = []  # of all jobs
+        self.manager = MemoryManager(self)
 
     # who may
 
@@ -83,11 +100,16 @@ class MemoryDesk:
 
     def tell(self, job: int, *events: Event) -> None:
         """Something has happened to ``job``."""
-        self.log[job].extend(events)
+        self._write(job, *events)
         if self._verdict(job) and self.log[job][-1].kind != "ended":
-            self.log[job].append(Event(n=len(self.log[job]) + 1, at=NOW, kind="ended"))
+            self._write(job, Event(n=len(self.log[job]) + 1, at=NOW, kind="ended"))
         for watch in list(self.watches):
             watch.wake()
+
+    def _write(self, job: int, *events: Event) -> None:
+        for event in events:
+            self.history.append(replace(event, job=job, seq=len(self.history) + 1))
+            self.log[job].append(self.history[-1])
 
     # the desk
 
@@ -102,6 +124,8 @@ class MemoryDesk:
             if self.asks[job] != ask:
                 raise RequestKeyConflict(key=ask.request_key, job=job)
             return Receipt(job=job, created=False, targets=len(names))
+        if missing := await self.secrets_wanted(ask):
+            raise SecretsWanted(names=" and ".join(f"'{name}'" for name in missing))
         job = len(self.asks) + 1
         self.asks[job], self.askers[job] = ask, asker
         if ask.request_key:
@@ -114,7 +138,8 @@ class MemoryDesk:
             )
             for n, name in enumerate(chosen)
         ]
-        self.log[job] = [Event(n=1, at=NOW, kind="submitted", actor=asker.name)]
+        self.log[job] = []
+        self._write(job, Event(n=1, at=NOW, kind="submitted", actor=asker.name))
         waits = tuple(Wait(player=name, why=why) for name in names if name.startswith("down"))
         return Receipt(job=job, created=True, targets=len(names), waits=waits, waiting=len(waits))
 
@@ -130,6 +155,9 @@ class MemoryDesk:
             raise NoSuchJob(job=job)
         return self.by_task[job]
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        return wanted(ask, [entry for entry in self.catalogue.scores if entry.name == ask.score])
+
     async def job(self, job: int) -> JobView:
         self._tasks_of(job)
         ask, asker = self.asks[job], self.askers[job]
@@ -137,6 +165,8 @@ class MemoryDesk:
             job=job,
             score=ask.score,
             params=ask.params,
+            secrets=tuple(ask.private),
+            dry_run=ask.dry_run,
             scope=ask.scope.value,
             owner=asker.name,
             uid=asker.uid,
@@ -149,6 +179,7 @@ class MemoryDesk:
             counts={state.label: many for state, many in self._counts(job).items()},
             verdict=self._verdict(job),
             last_event=len(self.log[job]),
+            paused=self.paused.get(job),
         )
 
     async def tasks(self, job: int, after: int = -1, limit: int = 500, states: Sequence[State] = ()) -> list[TaskView]:
@@ -181,6 +212,13 @@ class MemoryDesk:
 
     async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
         return [(self.catalogue, tuple(sorted(self.names & set(names or self.names))))]
+
+    async def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        players = {self.catalogue.digest: len(self.names & set(hosts or self.names))}
+        return bind([self.catalogue], players, name)
+
+    async def disks(self, hosts: Sequence[str] = ()) -> list[Disk]:
+        return [Disk(self.catalogue.digest, tuple(sorted(self.names & set(hosts or self.names))))]
 
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         waiting = [t for t in self._tasks_of(job) if t.state == "pending" and (not names or t.player in names)]
@@ -251,6 +289,30 @@ class MemoryDesk:
                 await listener((), view)
 
         return self.watch(job, 0, at_the_end)
+
+
+class MemoryManager:
+    """A :class:`~orchestra.audience.desk.Manager` of a memory desk's jobs."""
+
+    def __init__(self, desk: MemoryDesk) -> None:
+        self._desk = desk
+
+    async def pause(self, asker: Asker, job: int) -> Pausing:
+        await self._desk.job(job)
+        new = job not in self._desk.paused
+        self._desk.paused.setdefault(job, Paused(at=NOW, owner=asker.name, uid=asker.uid))
+        return Pausing(job=job, paused=self._desk.paused[job], new=new, going_on=1)
+
+    async def resume(self, asker: Asker, job: int) -> Resuming:
+        await self._desk.job(job)
+        return Resuming(job=job, was=self._desk.paused.pop(job, None), freed=0)
+
+    async def events(self, since: int, limit: int = 500) -> list[Event]:
+        """They are numbered as they were told."""
+        return self._desk.history[since : since + limit]
+
+    async def last_event(self) -> int:
+        return len(self._desk.history)
 
 
 class MemoryWatch:

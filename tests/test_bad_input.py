@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from orchestra.cli.theatre import Theatre, wait_until
 from orchestra.errors import BadRequest
 from orchestra.security import authority
 
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root's stage insists on it")
 LENGTHS = "#!/bin/sh\n" + "".join(f'echo "{key}=${{#ORC_{key}}}"\n' for key in "abcd")
 SCORES = {
     "lengths": (LENGTHS, "interface = pipe\n"),
@@ -194,12 +197,18 @@ def test_output_cannot_take_over_a_terminal(perform: Perform, command: Command) 
         ("submitjob uptime a --expire soon", 64, "soon"),
         ("submitjob uptime a --params nosuchfile", 64, "nosuchfile"),
         ("getstatus 999999", 64, "no job 999999"),
-        ("getstatus one", 64, "one"),
+        ("getstatus one", 64, "'one' is no number of a job"),
+        ("getstatus 0", 64, "There is no job 0"),
+        (f"getstatus {10**23}", 64, f"There is no job {10**23}"),
+        (f"orchestra wait {2**63}", 64, f"There is no job {2**63}"),
+        (f"orchestra cancel {2**64}", 64, f"There is no job {2**64}"),
+        ("orchestra jobs --limit many", 64, "'many' is not a valid number"),
         ("orchestra cancel 999999", 64, "no job 999999"),
         ("orchestra players a nobody", 64, "Not in the players file: nobody"),
         ("orchestra scores nobody", 64, "Not in the players file: nobody"),
         ("orchestra frobnicate", 64, "frobnicate"),
         ("getstatus --socket /nowhere", 69, "No conductor answers at /nowhere"),
+        (f"getstatus --socket /{'x' * 107}", 69, "a socket path of 107 bytes"),
     ],
 )
 def test_a_wrong_command_line_gets_a_sentence(command: Command, line: str, status: int, says: str) -> None:
@@ -242,6 +251,10 @@ def test_the_commands_tell_a_whole_story(command: Command) -> None:
         ("player --config={home}/c --key={home}/tls/a.demo.test.key", "not the one of the certificate"),
         ("player --config={home}/c --key={home}/open.key", "open.key"),
         ("player --config={home}/c --slots=none", "slots"),
+        ("player --config={home}/c --colour=red", "command line: option --colour not recognized"),
+        ("player --config={home}/c --score-user=nosuch", "score_user: this machine has no user 'nosuch'"),
+        pytest.param("player --config={home}/c --score-user=", "write score_user in player.conf", marks=ROOT),
+        ("conductor --config={home} --audience-group=nosuch", "audience_group: this machine has no group 'nosuch'"),
         ("player --config={home}/wrong", "player.conf, line 1: colour"),
         ("player --config={home}/nowhere", "nowhere"),
         ("player --config={home}/expired", "the certificate expired on"),
@@ -274,6 +287,38 @@ def _short_lived(theatre: Theatre, short: str, signer: Signer, until: timedelta)
     ca.write_bytes(ca.read_bytes() + (theatre.home / "tls" / "ca.crt").read_bytes())
     more = {"certificate": files.certificate, "key": files.key, "ca": files.ca}
     theatre.write_player(f"{short}.demo.test", theatre.home / "tls", **more)
+
+
+def test_a_score_that_is_not_run_is_in_the_log_from_the_start(theatre: Theatre) -> None:
+    """Who starts a player need not ask the conductor what is wrong with its scores."""
+    theatre.add_score("wild", "#!/bin/sh\n", "")
+    (theatre.scores / "wild").chmod(0o777)
+    try:
+        with started(theatre, "c"):
+            until_logged(theatre, "c", "'wild' refused: ", "chmod go-w")
+    finally:
+        (theatre.scores / "wild").unlink()
+
+
+def test_a_stage_that_is_not_there_is_said_once(theatre: Theatre) -> None:
+    """It is tried every second; the log is not filled with that."""
+    place = theatre.home / "run" / "nostage"
+    theatre.write_player("c.demo.test", theatre.home / "tls", stage=place, stage_start="no")
+    since = len(log_of(theatre, "c"))
+    try:
+        with started(theatre, "c"):
+            until_logged(theatre, "c", f"No stage answers at {place}: No such file or directory.", since=since)
+            with socket.socket(socket.AF_UNIX) as useless:
+                useless.bind(str(place))
+                useless.listen()
+                for _ in range(3):
+                    useless.accept()[0].close()
+        said = re.findall(r"No stage answers.*", log_of(theatre, "c")[since:])
+        assert len(said) > 1
+        # between bind and listen, and after the last close, it may be refused: that is said anew, once each time
+        assert all(one != other for one, other in pairwise(said)), said
+    finally:
+        theatre.write_player("c.demo.test", theatre.home / "tls")
 
 
 # ---- files that change while daemons run
@@ -366,6 +411,36 @@ def test_sighup_lets_a_mended_score_in(theatre: Theatre, orchestra: OutsideOrche
     assert job.verdict == "ok"
 
 
+@pytest.mark.parametrize(
+    ("mode", "conf", "says"),
+    [
+        (0o644, "", "not executable; 'chmod +x' makes it a score"),
+        (0o775, "", "writable by group or others (mode 0775); 'chmod go-w' mends that"),
+        (0o755, "timeout = soon\n", "unfit.conf: line 1: timeout: expected a duration such as 10s, 5m, 1h or 2d"),
+        (0o755, "colour = red\n", "unfit.conf: line 1: colour: unknown key"),
+        (0o755, "gibberish\n", "unfit.conf: line 1: 'gibberish': expected 'key = value'"),
+    ],
+)
+def test_who_asks_for_a_score_that_is_not_run_is_told_why(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command, mode: int, conf: str, says: str
+) -> None:
+    """Not that there is none: somebody has it on the disk and wonders. A host that was never seen is asked later."""
+    theatre.add_score("unfit", "#!/bin/sh\n", conf)
+    (theatre.scores / "unfit").chmod(mode)
+    try:
+        reload = command("orchestra", "reload", "player", f"--config={theatre.home / 'a'}")
+        assert f"'unfit' refused: {theatre.scores}/unfit" in reload.stdout
+        wait_until(lambda: "unfit" in _refused(orchestra), "the refusal", theatre.home / "log" / "a.log")
+        done = command("submitjob", "unfit", "a")
+        assert (done.returncode, done.stdout) == (64, "")
+        assert "None of the targets runs the score 'unfit'; a.demo.test says why: " in done.stderr
+        assert says in done.stderr
+    finally:
+        (theatre.scores / "unfit").unlink()
+        (theatre.scores / "unfit.conf").unlink()
+        command("orchestra", "reload", "player", f"--config={theatre.home / 'a'}")
+
+
 def _refused(orchestra: OutsideOrchestra) -> dict[str, str]:
     [(catalogue, _)] = list(orchestra.catalogues(["a.demo.test"]))
     return {each.name: each.reason for each in catalogue.refused}
@@ -389,12 +464,29 @@ def test_what_a_reload_cannot_read_leaves_the_old_in_force(
     assert job.verdict == "ok"
 
 
-def test_a_key_that_is_read_at_start_only_says_so(theatre: Theatre, command: Command) -> None:
+@pytest.mark.parametrize(
+    ("daemon", "conf"), [("conductor", "conductor.conf"), ("player", "a/player.conf")], ids=["conductor", "player"]
+)
+def test_a_key_that_is_read_at_start_only_says_so(theatre: Theatre, command: Command, daemon: str, conf: str) -> None:
     """A change that has no effect yet is no silence."""
-    conf = theatre.home / "conductor.conf"
-    before = conf.read_text()
-    conf.write_text(before + "beat = 20s\n")
-    done = command("orchestra", "reload")
-    conf.write_text(before)
+    file = theatre.home / conf
+    before = file.read_text()
+    file.write_text(before + "beat = 20s\n")
+    done = command("orchestra", "reload", daemon, f"--config={file.parent}")
+    file.write_text(before)
     assert done.returncode == 78
-    assert "beat; restart the conductor for that" in done.stderr
+    assert f"read at start only: beat; restart the {daemon} for that" in done.stderr
+
+
+def test_certificates_that_have_moved_are_read_once(theatre: Theatre, command: Command) -> None:
+    """Other paths are a change once, not at every look."""
+    file = theatre.home / "a" / "player.conf"
+    before = file.read_text()
+    moved = shutil.copy(theatre.home / "tls" / "ca.crt", theatre.home / "moved.crt")
+    file.write_text(re.sub(r"^ca = .*$", f"ca = {moved}", before, flags=re.M))
+    try:
+        said = [command("orchestra", "reload", "player", f"--config={file.parent}").stdout for _ in range(2)]
+        assert said == ["certificates read again\n", "nothing has changed\n"]
+    finally:
+        file.write_text(before)
+        command("orchestra", "reload", "player", f"--config={file.parent}")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from orchestra.audience.desk import Reloaded
 from orchestra.audience.perspective import audience_port
 from orchestra.cli import main
 from orchestra.errors import NotSaved
-from orchestra.model import Ask, Asker, Receipt, Scope, State
+from orchestra.model import Ask, Asker, Receipt, Rolling, Scope, State
 
 
 class EagerDesk(MemoryDesk):
@@ -284,6 +285,8 @@ async def test_the_operators_commands_say_what_they_found(say: Command, desk: Ea
     assert "down1   offline" in (await say("orchestra", "players")).out
     assert (await say("orchestra", "players", "WEB1", "--json")).out.startswith('[{"name":"web1","status":"online"')
     assert (await say("orchestra", "scores")).out.splitlines()[1].split()[:2] == ["sleep", "4"]
+    assert (await say("orchestra", "score", "sleep")).out.startswith("sleep: does sleep\n")
+    assert (await say("orchestra", "score", "nosuch")).status == 64
     assert "4 players, 3 online" in (await say("orchestra", "about")).out
     assert (await say("orchestra", "reload")).out == "players: 1 added\n"
 
@@ -306,7 +309,8 @@ class Ran(NamedTuple):
 def process(path: str, name: str, *words: str, **more: Any) -> subprocess.Popen[bytes]:
     code = f"from orchestra.cli.main import {name}; {name}()"
     environment = os.environ | {"ORCHESTRA_SOCKET": path}
-    command = [sys.executable, "-c", code, *words]
+    # a shell that runs these tests in the background has them, and what they start, ignore SIGINT
+    command = ["env", "--default-signal=INT", sys.executable, "-c", code, *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
 
@@ -344,3 +348,46 @@ def test_a_submit_needs_neither_tls_nor_tables() -> None:
     """Start-up time is what these imports cost."""
     ran = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, check=True)
     assert ran.stdout == b"[]\n"
+
+
+async def test_a_job_is_paused_and_resumed(say: Command, desk: EagerDesk) -> None:
+    """Both say who and since when, and what a second time does; every status shows it."""
+    await say("submitjob", "uptime", "web1", "web2", "--all", "--batch", "1", "--not-before", "2h")
+    assert desk.asks[1].rolling == Rolling(batch="1")
+    assert (desk.asks[1].not_before or 0) > time.time()
+    who = desk.askers[1].name
+    said = await say("orchestra", "pause", "1")
+    assert said.out == f"job 1: the job is paused since 2026-05-28 20:26:40 UTC by {who}\n"
+    assert said.err == "1 task handed out before: 'orchestra cancel' ends that\n"
+    assert (await say("orchestra", "pause", "1")).out.startswith("job 1: as before: the job is paused since")
+    assert "'orchestra resume 1' lets it go on" in (await say("getstatus", "1")).out
+    assert "paused" in (await say("orchestra", "jobs")).out
+    assert json.loads((await say("orchestra", "pause", "1", "--json")).out)["new"] is False
+    assert (await say("orchestra", "resume", "1")).out == "job 1: resumed\n"
+    assert (await say("orchestra", "resume", "1")).out == "job 1 was not paused\n"
+    assert (await say("orchestra", "resume", "9")).status == 64
+
+
+async def test_events_are_lines_of_one_job_or_of_all(say: Command, desk: EagerDesk) -> None:
+    """Numbered, oldest first; --since goes on behind a number; in JSON an object a line."""
+    desk.outcomes = {"web1": State.FAILED}
+    for _ in range(2):
+        await say("submitjob", "uptime", "web1", "--wait")
+    who = desk.askers[1].name
+    at = "2026-05-28 20:26:40 UTC"
+    assert (await say("orchestra", "events", "2")).out.splitlines() == [
+        f"1  {at}  submitted  by {who}",
+        f"2  {at}  failed  web1  task 0",
+        f"3  {at}  ended",
+    ]
+    assert (await say("orchestra", "events", "--since", "4")).out.splitlines() == [
+        f"5 job 2  {at}  failed  web1  task 0",
+        f"6 job 2  {at}  ended",
+    ]
+    assert len((await say("orchestra", "events")).out.splitlines()) == 6
+    said = await say("orchestra", "events", "1", "--follow", "--since", "1", "--json")
+    assert [(each["n"], each["kind"], each["seq"]) for each in map(json.loads, said.out.splitlines())] == [
+        (2, "failed", 2),
+        (3, "ended", 3),
+    ]
+    assert (await say("orchestra", "events", "9")).status == 64

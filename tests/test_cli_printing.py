@@ -3,7 +3,7 @@
 import pytest
 
 from orchestra.cli.printing import answer, job_head, json_task, json_text, lasted, safe, safe_lines
-from orchestra.model import JobView, Stream, TaskView
+from orchestra.model import Course, JobView, Stream, TaskView, Waves
 
 DONE = TaskView(task=0, player="web1", state="ok", attempt=1, rc=0, started_at=1_000, ended_at=3_500)
 
@@ -105,7 +105,7 @@ def test_a_job_says_who_asked_even_behind_sudo() -> None:
     head = "\n".join(job_head(job))
     assert "uptime on 2 hosts: not ended (1 pending, 1 ok)" in head
     assert "root (uid 0, logged in as 4000000000)" in head
-    assert "1 parameter: password" in head
+    assert "1 parameter: password (--json tells more)" in head
     assert "hunter2" not in head
 
 
@@ -114,3 +114,24 @@ def test_a_job_says_who_asked_even_behind_sudo() -> None:
 )
 def test_durations_are_said_as_a_person_would(milliseconds: int, said: str) -> None:
     assert lasted(milliseconds) == said
+
+
+def test_a_job_that_rolls_says_how_far_it_is() -> None:
+    """The wave, the limits, when the next one begins, and why it was stopped."""
+    waves = Waves(tasks=200, batch=10, canary=2, max_failures=3, pause=30_000)
+    known: dict[str, object] = {"params": {}, "uid": 1, "login_uid": None, "request_key": None, "created_at": 0}
+    known |= {"expires_at": None, "ended_at": None, "priority": 0, "verdict": "", "last_event": 9, "counts": {"ok": 2}}
+    course = Course(waves=waves, wave=1, opened=2, next_at=60_000, stopped="stopped: 4 failed")
+    view = JobView(
+        job=7, score="s", scope="all", owner="anne", course=course, not_before=0, rerun_of=3, reruns=(8, 9), **known  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert job_head(view)[2:-1] == [
+        "  a rerun of job 3",
+        "  run again as job 8, 9",
+        "  not before 1970-01-01 00:00:00 UTC",
+        (
+            "  rolling: wave 1 of 21 (10 at a time, 2 first, which must be ok, at most 3 failed, 30.0 s between waves); "
+            "the next 1970-01-01 00:01:00 UTC"
+        ),
+        "  stopped: 4 failed",
+    ]

@@ -1,5 +1,6 @@
 """The conductor's traffic with its players, over real doors and a real store: only time and network are simulated."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from orchestra.model import (
     PROTOCOL,
     Announce,
     Catalogue,
+    Event,
     Held,
     Hello,
+    JobView,
     Perform,
     Report,
     Scope,
@@ -93,11 +96,11 @@ class House:
 
     def begin(self, owner: str) -> None:
         """This is the conductor from now on."""
-        feed = Feed(
+        self.feed = Feed(
             lambda number, since, limit: self.inline.read(lambda c: statements.news(c, number, since, limit)),
             lambda number: self.inline.read(lambda c: statements.ended(c, number)),
         )
-        self.dispatch = Dispatch(self.inline, self.clock, lambda: self.now, owner, feed)
+        self.dispatch = Dispatch(self.inline, self.clock, lambda: self.now, owner, self.feed)
         self.dispatch.ids = {"web-1": WEB1, "web-2": WEB2}
 
     def player(self, number: int, *, slow: bool = False) -> Player:
@@ -147,6 +150,28 @@ def test_work_goes_out_and_its_outcome_makes_room_for_the_next(house: House) -> 
     assert one.runs == [1, 2, 3]
 
 
+def test_who_awaits_a_job_is_told_what_the_commit_that_ended_it_has_seen(house: House) -> None:
+    """With its counts and its verdict; a job that goes on is told to nobody."""
+    one, two = house.player(WEB1), house.player(WEB2)
+    for player in (one, two):
+        player.arrive(UPTIME)
+    house.submit(WEB1, WEB2)
+    told: list[JobView | None] = []
+
+    async def listener(events: Sequence[Event], view: JobView | None) -> None:
+        told.append(view)
+
+    house.feed.await_end(1, listener, new=True)
+    for player in (one, two):
+        assert told == []
+        [run] = player.performs.heard[0].runs
+        player.say(commands.REPORT, [Report(run.seq, run.job, run.task, run.attempt, Told.OK)])
+    house.inline.read(lambda cursor: told.append(statements.job_view(cursor, 1)))
+    assert told[0] == told[1]
+    assert told[0] is not None
+    assert (told[0].counts, told[0].verdict) == ({"ok": 2}, "ok")
+
+
 def test_nobody_says_what_is_on_another_players_disk(house: House) -> None:
     """A digest is made from what it stands for: who lies about it changes nothing for those who told the truth."""
     truth = Catalogue.of((score("reboot"),), ())
@@ -164,6 +189,20 @@ def test_the_newest_connection_of_a_player_wins(house: House) -> None:
     house.submit(WEB1)
     assert older.door.closed
     assert (older.runs, newer.runs) == ([], [1])
+
+
+def test_who_has_lost_a_player_lets_it_go(house: House) -> None:
+    """Another conductor on this store has ended the session, or the player is there: a claim finds out. It is given
+    nothing, and neither waits for ever on a connection over which nothing will come."""
+    player = house.player(WEB1)
+    player.arrive(UPTIME)
+    house.inline.write(statements.everybody_left)
+    house.submit(WEB1)
+    assert player.door.closed
+    assert player.runs == []
+    again = house.player(WEB1)
+    again.arrive(UPTIME)
+    assert again.runs == [1]
 
 
 def test_a_hello_that_comes_late_retires_nothing(house: House) -> None:

@@ -15,7 +15,14 @@ from outside import OutsideOrchestra
 
 from orchestra.audience.client import Ask, Scope
 from orchestra.cli.theatre import Theatre, wait_until
-from orchestra.errors import BadRequest, OrchestraError, RequestKeyConflict, UnknownHosts, UnknownScore
+from orchestra.errors import (
+    BadRequest,
+    OrchestraError,
+    RequestKeyConflict,
+    ScoreNotRun,
+    UnknownHosts,
+    UnknownScore,
+)
 from orchestra.model import Asker, NewJob
 from orchestra.security import authority
 from orchestra.store import sqlite, statements
@@ -109,7 +116,7 @@ def test_unfit_scores_are_left_out_with_their_reason(orchestra: OutsideOrchestra
     assert "writable" in reasons["unfit"]
     assert "timeout" in reasons["garbled"]
     assert "execut" in reasons["note"]
-    with pytest.raises(UnknownScore):
+    with pytest.raises(ScoreNotRun, match="chmod go-w"):
         orchestra.submit(Ask(score="unfit", targets=("a",), scope=Scope.ALL))
 
 
@@ -330,9 +337,7 @@ def test_two_players_with_one_name_do_not_share_it(theatre: Theatre, orchestra: 
         wait_until(lambda: _is_online(orchestra, name), "the twin", theatre.home / "log" / "twin.log")
         before = len(log.read_text())
         theatre.start_player("b")
-        wait_until(
-            lambda: "a newer journal of that player had replaced" in log.read_text()[before:], "the refusal", log
-        )
+        wait_until(lambda: "has come with another journal since" in log.read_text()[before:], "the refusal", log)
     finally:
         theatre.stop("twin")
     theatre.stop("b")

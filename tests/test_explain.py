@@ -4,8 +4,17 @@ from typing import Any
 
 import pytest
 
-from orchestra.core.explain import Presence, held, moment, until, why_unfinished, why_waiting, why_waiting_for_one
-from orchestra.model import Held, Hold, TaskView
+from orchestra.core.explain import (
+    Presence,
+    held,
+    moment,
+    until,
+    why_not_let_go,
+    why_unfinished,
+    why_waiting,
+    why_waiting_for_one,
+)
+from orchestra.model import Course, Held, Hold, JobView, Paused, TaskView, Waves
 
 AT = 1_700_000_000_000  # 2023-11-14 22:13:20 UTC
 LATER = AT + 3_600_000
@@ -118,3 +127,34 @@ def test_what_was_handed_over_says_what_is_known(
 ) -> None:
     """No more than that: who is away may have ended it long ago."""
     assert why_unfinished(view, player, started_at) == says
+
+
+WAVES = Waves(tasks=10, batch=3, canary=2, max_failures=1)
+ALL = Waves(tasks=10, batch=10)
+PAUSED = Paused(at=AT, owner="anne", uid=1000)
+
+
+def rolling(course: Course | None = None, by: Paused | None = None) -> JobView:
+    known: dict[str, Any] = {"params": {}, "login_uid": None, "request_key": None, "counts": {}, "verdict": ""}
+    known |= {"expires_at": None, "ended_at": None, "priority": 0, "last_event": 1, "created_at": AT, "uid": 1}
+    return JobView(job=1, score="uptime", scope="all", owner="anne", course=course, paused=by, **known)
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        (rolling(), ""),
+        (rolling(Course(waves=WAVES, wave=4, opened=10)), ""),
+        (rolling(Course(waves=WAVES, wave=2, opened=5)), "its wave, 3 of 4, has not begun"),
+        (rolling(Course(waves=WAVES, wave=2, opened=5, next_at=AT)), "its wave, 3 of 4, begins 2023-11-14 22:13:20 UTC"),
+        (rolling(Course(waves=WAVES, wave=1, opened=2, next_at=AT)), "its wave, 3 of 4, has not begun"),
+        (rolling(Course(waves=ALL, wave=0, opened=0, next_at=AT)), "the job begins 2023-11-14 22:13:20 UTC"),
+        (rolling(Course(waves=WAVES, wave=2, opened=5, stopped="stopped: 2 failed")), "about to be cancelled, stopped: 2 failed"),
+        (rolling(Course(waves=WAVES, wave=2, opened=5), PAUSED), "the job is paused since 2023-11-14 22:13:20 UTC by anne"),
+        (rolling(Course(waves=ALL, wave=1, opened=10), PAUSED), "the job is paused since 2023-11-14 22:13:20 UTC by anne"),
+    ],
+)  # fmt: skip
+def test_what_a_task_waits_for_that_nobody_may_be_given_yet(job: JobView, says: str) -> None:
+    """A pause comes first; then the wave."""
+    said = why_not_let_go(job, TaskView(task=7, player="web08", state="held", attempt=0))
+    assert said == (f"waits: {says}, never expires" if says else "")

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
-from orchestra.conductor.feed import PAGE, Feed, Watcher
+from orchestra.conductor.feed import ALL, PAGE, Feed, Watcher
 from orchestra.model import Event, JobView
 
 THE_END = JobView(
@@ -187,6 +188,20 @@ def test_who_awaits_the_end_hears_of_nothing_else(log: Log, feed: Feed) -> None:
     assert (log.reads, audience.calls) == (1, [([], True)])
 
 
+def test_the_end_may_come_with_the_news_and_is_not_read_then(log: Log, feed: Feed) -> None:
+    """What the commit has seen of the job is told as it is; whoever else awaits another job's end still reads."""
+    audience, other = Audience(), Audience()
+    feed.await_end(1, audience, new=True)
+    feed.await_end(2, other, new=True)
+    feed.watch(3, 0, Audience())
+    assert feed.awaited([1, 2, 3, 4]) == {1, 2}
+    log.add(2, "ended")
+    reads = log.reads
+    feed.touched([1, 2], [1, 2], {1: THE_END})
+    assert (log.reads - reads, audience.calls, other.calls) == (1, [([], True)], [([], True)])
+    assert feed.awaited([1, 2]) == frozenset()
+
+
 def test_the_end_may_have_been_before(log: Log, feed: Feed) -> None:
     """Who does not know that the job is new looks first."""
     early, late = Audience(), Audience()
@@ -289,3 +304,45 @@ def test_every_event_after_since_is_told_once_and_in_order(moves: list[str], sin
     assert audience.heard == [event.n for event in events]
     over = any(event.kind == "ended" for event in log.jobs.get(1, ()))
     assert [ended for _, ended in audience.calls if ended] == [True] * over
+
+
+def everything(log: Log) -> list[Event]:
+    """Events of all jobs, numbered in the order of the jobs."""
+    told = [(job, event) for job in sorted(log.jobs) for event in log.jobs[job]]
+    return [replace(event, job=job, seq=seq) for seq, (job, event) in enumerate(told, 1)]
+
+
+def test_who_follows_all_jobs_gets_every_event_once() -> None:
+    """From the number on that was said; a job that ends is no end."""
+    log, heard = Log(), list[Event]()
+
+    async def listener(events: Sequence[Event], job: JobView | None) -> None:
+        assert job is None
+        heard.extend(events)
+
+    async def read_all(since: int, limit: int) -> list[Event]:
+        return [event for event in everything(log) if event.seq > since][:limit]
+
+    feed = Feed(log.read, log.read_end, read_all)
+    log.add(1, "submitted", "ok", "ended")
+    watcher = feed.watch(ALL, 1, listener)
+    assert [(event.job, event.kind) for event in heard] == [(1, "ok"), (1, "ended")]
+    log.add(2, *["submitted"] * (PAGE + 1))
+    feed.touched((), ())
+    assert len(heard) == 2
+    feed.touched([2], [2])
+    assert [event.seq for event in heard] == list(range(2, PAGE + 5))
+    watcher.stop()
+    log.add(3, "submitted")
+    feed.touched([3])
+    assert len(heard) == PAGE + 3
+
+
+def test_who_follows_one_job_is_not_woken_by_another() -> None:
+    """Nor by those that nobody follows."""
+    log, audience = Log(), Audience()
+    feed = Feed(log.read, log.read_end)
+    feed.watch(1, 0, audience)
+    reads = log.reads
+    feed.touched([2, 3], [3])
+    assert log.reads == reads

@@ -10,13 +10,15 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent / "orchestra"
 
-FOUNDATION = {"model", "errors"}
+FOUNDATION = {"model", "errors", "rolling"}
 BELOW_SERVICES = {*FOUNDATION, "config", "core", "options", "parameters", "security", "settings", "store", "wire"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "model": set(),
     "errors": set(),
+    "rolling": {"model"},
     "parameters": set(),
+    "supervisor": set(),
     "logs": set(),
     "config": {"errors"},
     "options": {"config", "errors", "logs", "settings"},
@@ -26,9 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": FOUNDATION,
     "store": FOUNDATION,
     "security": {"config", *FOUNDATION},
-    "audience": {*FOUNDATION, "parameters"},
-    "conductor": {*BELOW_SERVICES, "audience", "hangup"},
-    "player": {*BELOW_SERVICES, "audience", "hangup"},
+    "audience": {*FOUNDATION, "core", "parameters"},
+    "conductor": {*BELOW_SERVICES, "audience", "hangup", "supervisor"},
+    "player": {*BELOW_SERVICES, "audience", "hangup", "supervisor"},
     "bench": {*BELOW_SERVICES, "audience", "player"},
     "drill": {*FOUNDATION, "audience", "player"},
     "cli": {*BELOW_SERVICES, "audience", "bench", "drill", "hangup", "logs", "player"},

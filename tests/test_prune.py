@@ -14,6 +14,7 @@ from orchestra.errors import JobPruned, NoSuchJob
 from orchestra.model import Piece, Run, Told
 from orchestra.store import sqlite, statements
 from orchestra.store.prune import KEYS_OUTLIVE
+from orchestra.store.pruneplan import plan
 
 KEEP = 1_000
 LARGE = 1 << 40
@@ -53,7 +54,18 @@ def kept(store: Storehouse) -> list[int]:
 
 def rows(store: Storehouse) -> dict[str, int]:
     """How many rows of jobs there are."""
-    tables = ("jobs", "job_params", "tasks", "candidates", "choices", "results", "outputs", "events", "pruning")
+    tables = (
+        "jobs",
+        "job_params",
+        "tasks",
+        "candidates",
+        "choices",
+        "results",
+        "outputs",
+        "events",
+        "pruning",
+        "gates",
+    )
     return {table: store.cur.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
@@ -97,6 +109,21 @@ def test_no_step_removes_more_than_it_may(store: Storehouse) -> None:
         steps += 1
     assert steps > 15
     assert set(rows(wide).values()) == {0}
+
+
+def test_nobody_sees_what_is_left_of_a_job(store: Storehouse) -> None:
+    """While its rows go a few at a time it has gone already, with its history and its output."""
+    made = ended(store, 0, output=3)
+    parts = (
+        (lambda: statements.events(store.cur, made, 0, 9)),
+        (lambda: statements.output_pieces(store.cur, made, 0, 1, 0, 9)),
+    )
+    assert all(part() for part in parts)
+    statements.prune(store.cur, 5_000, KEEP, LARGE, 2)
+    assert all(rows(store)[table] for table in ("tasks", "results", "outputs", "events"))
+    for part in parts:
+        with pytest.raises(JobPruned):
+            part()
 
 
 def test_forever_is_until_the_store_is_too_large(store: Storehouse) -> None:
@@ -187,6 +214,39 @@ def test_the_disk_gets_its_room_back(tmp_path: Path) -> None:
     house.close()
 
 
+# ---- the plan
+
+
+def test_a_plan_says_what_would_go_and_how_much_room_that_is(store: Storehouse) -> None:
+    """What is old, however large the store; it is what pruning then does, and the plan itself does nothing."""
+    for at in range(40):
+        ended(store, at, output=3, players=(1, 2))
+    half = store.submit([1, 2])
+    before = store.connection.total_changes
+    planned = plan(store.cur, 1_020, KEEP, LARGE)
+    assert (planned.old, planned.outputs, planned.more, planned.output_bytes, planned.more_bytes) == (21, 0, 0, 0, 0)
+    assert store.connection.total_changes == before
+    prune(store, 1_020)
+    assert len(kept(store)) == 40 - planned.old + 1
+    freed = planned.size - statements.size(store.cur)
+    assert abs(freed - planned.old_bytes) < 0.1 * freed
+    assert half in kept(store)
+    assert plan(store.cur, 1_020, KEEP, LARGE).old == 0
+
+
+def test_a_plan_knows_what_is_too_much(store: Storehouse) -> None:
+    """Output first, the oldest first; then whole jobs, as many as it takes."""
+    for at in range(40):
+        ended(store, at, output=3, players=(1, 2))
+    size = statements.size(store.cur)
+    some = plan(store.cur, 0, None, size - 1_000_000)
+    assert (some.old, some.outputs, some.more) == (0, 6, 0)
+    assert abs(some.output_bytes - 1_080_000) < 20_000
+    all_of_it = plan(store.cur, 0, None, 0)
+    assert (all_of_it.outputs, all_of_it.more) == (40, 40)
+    assert plan(store.cur, 0, None, size).outputs == 0
+
+
 # ---- real daemons
 
 
@@ -205,3 +265,21 @@ def test_a_conductor_prunes_by_itself(theatre: Theatre, orchestra: OutsideOrches
     waited = command("submitjob", "uptime", "a", "--request-key", "once", "--wait")
     assert (waited.returncode, "was pruned" in waited.stderr) == (64, True), waited
     wait_until(lambda: orchestra.about().pending == 0, "nothing to do", theatre.home / "log" / "conductor.log")
+
+
+def test_what_would_go_is_said_and_goes_when_it_is_told_to(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command
+) -> None:
+    """By whoever asks, and by the conductor's own user; a store that needs no pruning says so."""
+    conf = theatre.home / "conductor.conf"
+    conf.write_text(conf.read_text().replace("keep = 1ms\n", ""))
+    orchestra.reload()
+    job = orchestra.submit(Ask(score="uptime", targets=("a",), scope=Scope.ALL)).job
+    orchestra.wait(job, timeout=60)
+    said = command("orchestra", "prune", "--plan")
+    assert (said.returncode, said.stdout.splitlines()[1:]) == (0, ["nothing would go"])
+    assert "keep_size is 10.0 GB" in said.stdout
+    assert orchestra.prune_plan().old == 0
+    done = command("orchestra", "prune")
+    assert done.stdout.startswith("0 jobs and 0 pieces of output of others are gone"), done
+    assert orchestra.job(job).verdict == "ok"

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.python import usage
 
 from orchestra import settings
 from orchestra.config import Key, parse, sections
@@ -158,6 +157,19 @@ def test_what_is_no_conductor(text: str) -> None:
         settings.conductor_addresses(text)
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("http://x", "expected a port from 0 to 65535 at the end of 'http://x'"),
+        ("a b:99999", "expected a port from 0 to 65535 at the end of 'b:99999', not 'a b:99999'"),
+        ("10.0.0.1", "expected a host name such as web1.example.org, not '10.0.0.1'"),
+    ],
+)
+def test_a_wrong_address_is_quoted_once(conf: Path, value: str, problem: str) -> None:
+    (conf / "player.conf").write_text(f"conductors = {value}\n")
+    assert refused(settings.player, str(conf)) == f"{conf}/player.conf, line 1: conductors: {problem}"
+
+
 @given(st.text(st.sampled_from("ab1.:@[] ,-")))
 def test_any_text_is_addresses_or_an_expectation(text: str) -> None:
     for understand in (settings.listens, settings.conductor_addresses):
@@ -235,9 +247,31 @@ def test_a_bad_setting_ends_with_78_and_a_sentence(conf: Path, capfd: pytest.Cap
     assert capfd.readouterr().err == "command line: slots: expected a whole number from 1 to 1024, not 'many'\n"
 
 
-def test_a_stray_word_is_a_usage_error(conf: Path) -> None:
-    with pytest.raises(usage.UsageError, match="'slots=4' is not understood"):
-        parsed(PlayerOptions(), "--config", str(conf), "slots=4")
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("slots=4", "'slots=4' is not understood here; a setting is written --KEY=VALUE"),
+        ("--colour=red", "option --colour not recognized"),
+        ("--slots", "option --slots requires argument"),
+    ],
+)
+def test_a_word_that_is_no_setting_ends_with_78_and_a_sentence(
+    conf: Path, capfd: pytest.CaptureFixture[str], word: str, problem: str
+) -> None:
+    """A mistake in a unit's command line is not tried again and again."""
+    with pytest.raises(SystemExit) as ended:
+        parsed(PlayerOptions(), "--config", str(conf), word)
+    assert ended.value.code == EX_CONFIG
+    assert capfd.readouterr().err == f"command line: {problem} (--help lists what is)\n"
+
+
+def test_what_only_the_machine_can_judge_names_its_place_too(conf: Path) -> None:
+    """A group or an address that this machine does not have: the file and the line, or the command line."""
+    (conf / "player.conf").write_text("conductors = c.example\n\nscore_user = nosuch\n")
+    options = parsed(PlayerOptions(), "--config", str(conf), "--slots=3")
+    assert str(options.wrong("score_user", "no")) == f"{conf}/player.conf, line 3: score_user: no"
+    assert str(options.wrong("scores", "no")) == f"{conf}/player.conf: scores: no"
+    assert str(options.wrong("slots", "no")) == "command line: slots: no"
 
 
 def test_the_directory_is_kept_as_an_absolute_path(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,16 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from storehouse import Storehouse, greet, report
+from storehouse import ANNE, Storehouse, greet, report
 
-from orchestra.errors import RetiredJournal
-from orchestra.model import Report, Run, Scope, State, Told, verdict
+from orchestra.errors import JobOver, RetiredJournal
+from orchestra.model import Report, Run, Scope, State, Told, Waves, verdict
 from orchestra.store import statements
 
 PLAYERS = (1, 2, 3)
 HOUR = 3_600_000
+FAILURES = (State.FAILED, State.KILLED, State.EXPIRED, State.REFUSED, State.LOST)
+WAITING = (State.PENDING, State.HELD)
 player_ids = st.sampled_from(PLAYERS)
 
 
@@ -73,6 +75,73 @@ class Job:
         self.expires_at = expires_at
         groups = [asked["players"]] if self.one_of else [[player] for player in asked["players"]]
         self.tasks = [Task(self, n, list(players)) for n, players in enumerate(groups)]
+        self.ahead: list[list[Task]] = []  # waves that have not been let go
+        self.behind: list[Task] = list(self.tasks)  # what has been let go
+        self.canaries: list[Task] = []
+        self.limit: int | None = None
+        self.between = 0
+        self.due: int | None = None  # when the next wave is let go, if time decides that
+        self.paused = False
+        self.stopped = False
+
+    def roll(self, waves: Waves | None, not_before: int | None, now: int) -> None:
+        """Be handed out in waves, or later."""
+        self.ahead = [list(self.tasks)]
+        if waves is not None:
+            self.limit, self.between = waves.max_failures, waves.pause
+            self.canaries, rest = self.tasks[: waves.canary], self.tasks[waves.canary :]
+            batches = [rest[n : n + waves.batch] for n in range(0, len(rest), waves.batch)]
+            self.ahead = [wave for wave in (self.canaries, *batches) if wave]
+        self.behind = []
+        for task in self.tasks:
+            task.state = State.HELD
+        if not_before is not None and not_before > now:
+            self.due = not_before
+        else:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """The next wave in which somebody waits; but the canaries are never passed over."""
+        self.due = None
+        waiting: list[Task] = []
+        while self.ahead and not waiting:
+            wave = self.ahead.pop(0)
+            self.behind += wave
+            waiting = [task for task in wave if task.state is State.HELD]
+            if wave is self.canaries:
+                break
+        for task in waiting:
+            task.state = State.PENDING
+
+    def follow(self, now: int) -> None:
+        """What follows, for a job that rolls, from how its tasks stand."""
+        states = Counter(task.state for task in self.tasks)
+        if not any(states[state] for state in WAITING) or self.expired(now):
+            return
+        if self.stopped or self.is_wrong():
+            self.stopped, self.paused = True, False
+            for task in self.tasks:
+                if task.state in WAITING:
+                    task.end(State.CANCELLED)
+        elif self.over() and self.ahead:
+            if self.between:
+                self.due = now + self.between
+            else:
+                self.let_go()
+
+    def over(self) -> bool:
+        """Whether everything that was let go has ended."""
+        return self.due is None and not self.paused and all(task.state.terminal for task in self.behind)
+
+    def is_wrong(self) -> bool:
+        """Whether more has failed than may."""
+        failures = sum(task.state in FAILURES for task in self.tasks)
+        if self.limit is None:
+            return False
+        if self.canaries and self.behind in ([], self.canaries):
+            good = all(task.state is State.OK for task in self.canaries)
+            return failures > (0 if self.behind else self.limit) or (self.over() and bool(self.behind) and not good)
+        return failures > self.limit
 
     def expired(self, now: int) -> bool:
         return self.expires_at is not None and self.expires_at <= now
@@ -106,16 +175,38 @@ class StoreAndModel(RuleBasedStateMachine):
             }
         ),
         expire=st.sampled_from([None, 1, 3]),
+        rolls=st.none()
+        | st.fixed_dictionaries(
+            {
+                "batch": st.integers(1, 3),
+                "canary": st.integers(0, 2),
+                "max_failures": st.integers(0, 2),
+                "pause": st.sampled_from([0, HOUR]),
+            }
+        ),
+        later=st.sampled_from([None, None, -1, 1]),
     )
-    def submit(self, asked: dict[str, Any], expire: int | None) -> None:
+    def submit(
+        self, asked: dict[str, Any], expire: int | None, rolls: dict[str, int] | None, later: int | None
+    ) -> None:
         expires_at = None if expire is None else self.now + expire * HOUR
-        number = self.store.submit(**asked, now=self.now, expires_at=expires_at)
-        self.jobs.append(Job(number, asked, expires_at))
+        not_before = None if later is None else self.now + later * HOUR
+        many = len(asked["players"])
+        waves = None if rolls is None or asked["scope"] is Scope.ONE else Waves(
+            **{**rolls, "tasks": many, "canary": min(rolls["canary"], many)}  # type: ignore[arg-type]
+        )  # fmt: skip
+        number = self.store.submit(**asked, now=self.now, expires_at=expires_at, waves=waves, not_before=not_before)
+        job = Job(number, asked, expires_at)
+        if waves is not None or (not_before is not None and not_before > self.now):
+            job.roll(waves, not_before, self.now)
+        self.jobs.append(job)
 
     @rule(player=player_ids, room=st.integers(0, 4), limit=st.integers(1, 3))
     def claim(self, player: int, room: int, limit: int) -> None:
         self.expire()
         waiting = [] if player in self.removed_at else [task for task in self.pending() if player in task.players]
+        shut = [task for task in waiting if task.job.paused]
+        waiting = [task for task in waiting if not task.job.paused]
         left = {"a": limit, "b": limit}
         expected = []
         for task in sorted(waiting, key=lambda task: (task.job.rank, task.job.number, task.n)):
@@ -130,6 +221,65 @@ class StoreAndModel(RuleBasedStateMachine):
             task.state, task.run = State.DISPATCHED, (player, self.seqs[player])
             assert (run.seq, run.attempt) == (self.seqs[player], task.attempt)
             self.runs.append((player, run))
+        for task in shut:  # how many of them stood in the way is the store's own matter
+            [(state,)] = self.rows("SELECT state FROM tasks WHERE job_id = ? AND n = ?", task.job.number, task.n)
+            assert state in WAITING
+            task.state = State(state)
+
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        job = self.one_job(data)
+        if job is None:
+            return
+        if job.stopped or all(task.state.terminal for task in job.tasks):
+            self.refused(statements.pause, job)
+            return
+        done = statements.pause(self.store.cur, job.number, ANNE, self.now)
+        assert (done.new, done.going_on) == (not job.paused, sum(task.run is not None for task in job.tasks))
+        job.paused = True
+
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        job = self.one_job(data)
+        if job is None:
+            return
+        if job.stopped or all(task.state.terminal for task in job.tasks):
+            self.refused(statements.resume, job)
+            return
+        done = statements.resume(self.store.cur, job.number, ANNE, self.now)
+        assert (done.was is not None) == job.paused
+        before = {task for task in job.tasks if task.state is State.PENDING}
+        if job.paused:
+            job.paused = False
+            for task in job.behind:
+                if task.state is State.HELD:
+                    task.state = State.PENDING
+            job.follow(self.now)
+        freed = {task for task in job.tasks if task.state is State.PENDING} - before
+        assert {one.n for one in done.freed} == {task.n for task in freed}
+
+    def one_job(self, data: st.DataObject) -> Job | None:
+        return data.draw(st.sampled_from(self.jobs)) if self.jobs else None
+
+    def refused(self, ask: Any, job: Job) -> None:
+        try:
+            ask(self.store.cur, job.number, ANNE, self.now)
+            raise AssertionError("a job that is over was paused or resumed")
+        except JobOver:
+            pass
+
+    @rule()
+    def open_due(self) -> None:
+        self.expire()
+        statements.open_due(self.store.cur, self.now)
+        for job in self.jobs:
+            if job.due is not None and job.due <= self.now and not (job.paused or job.stopped):
+                job.let_go()
+        self.follow()
+
+    def follow(self) -> None:
+        for job in self.jobs:
+            job.follow(self.now)
 
     @rule(data=st.data(), told=st.sampled_from(Told))
     def report(self, data: st.DataObject, told: Told) -> None:
@@ -161,10 +311,12 @@ class StoreAndModel(RuleBasedStateMachine):
             task.told(said.told, self.now)
             self.said.append((player, said))
             assert settled.late == 0
+            task.job.follow(self.now)
         else:
             assert settled.late == (0 if (player, said) in self.said else 1)
-        freed = task.state is State.PENDING and settled.late == 0 and (player, said) == (self.said or [None])[-1]
-        assert len(settled.freed) <= freed
+        for one in settled.freed:
+            assert one.job == task.job.number
+            assert self.task(one.job, one.n).state is State.PENDING or task.job.stopped
 
     @rule(data=st.data(), players=st.none() | st.sets(player_ids))
     def cancel(self, data: st.DataObject, players: set[int] | None) -> None:
@@ -189,6 +341,9 @@ class StoreAndModel(RuleBasedStateMachine):
             else:
                 task.cancel = True
                 orders[task.run[0]] = (*orders.get(task.run[0], ()), task.run[1])
+        if players is None and self.is_gated(job):
+            job.stopped, job.paused = True, False
+        job.follow(self.now)
         assert done.orders == {player: tuple(sorted(seqs)) for player, seqs in orders.items()}
 
     @rule(player=player_ids)
@@ -203,6 +358,7 @@ class StoreAndModel(RuleBasedStateMachine):
         old, self.journals[player] = self.journals[player], self.journals[player] + 1
         for task in self.open(player):
             task.end(State.LOST)
+        self.follow()
         self.greet(player, high=0)
         try:
             greet(self.store.cur, player, self.now, journal=f"journal-{player}" if old == 0 else f"{player}/{old}")
@@ -215,8 +371,10 @@ class StoreAndModel(RuleBasedStateMachine):
         """The store was put back: nothing of this player's can be told any more."""
         if player in self.removed_at:
             return
-        for task in [*self.open(player), *(t for t in self.pending() if not t.job.one_of and t.players == [player])]:
+        waiting = (task for task in self.waiting() if not task.job.one_of and task.players == [player])
+        for task in [*self.open(player), *waiting]:
             task.end(State.LOST)
+        self.follow()
         high = self.seqs[player] + 1 + further
         self.seqs[player] = high
         self.greet(player, high=high)
@@ -239,7 +397,7 @@ class StoreAndModel(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         statements.expire(self.store.cur, self.now)
-        for task in self.pending():
+        for task in self.waiting():
             if task.job.expired(self.now):
                 task.end(State.EXPIRED)
 
@@ -251,6 +409,7 @@ class StoreAndModel(RuleBasedStateMachine):
                 expires_at = task.job.expires_at
                 if expires_at is not None and expires_at + HOUR <= self.now:
                     task.end(State.LOST)
+        self.follow()
 
     @rule(names=st.sets(player_ids))
     def change_the_players_file(self, names: set[int]) -> None:
@@ -260,14 +419,16 @@ class StoreAndModel(RuleBasedStateMachine):
     @rule()
     def sweep_removed(self) -> None:
         statements.sweep_removed(self.store.cur, self.now, HOUR)
+        statements.strike_removed(self.store.cur, self.now, HOUR)
         gone = {player for player, at in self.removed_at.items() if at <= self.now - HOUR}
         for player in gone:
             for task in self.open(player):
                 task.end(State.LOST)
-        for task in self.pending():
+        for task in self.waiting():
             task.players = [player for player in task.players if player not in gone]
             if not task.players:
                 task.end(State.CANCELLED)
+        self.follow()
 
     # ---- what is true whatever happened
 
@@ -301,7 +462,8 @@ class StoreAndModel(RuleBasedStateMachine):
             assert (view.ended_at is not None) == all(task.state.terminal for task in job.tasks)
         if hasattr(self, "store"):
             totals = statements.totals(self.store.cur)
-            assert (totals.pending, totals.dispatched) == (everything[State.PENDING], everything[State.DISPATCHED])
+            found = (totals.pending, totals.dispatched, totals.held)
+            assert found == tuple(everything[s] for s in (State.PENDING, State.DISPATCHED, State.HELD))
 
     @invariant()
     def the_event_log_only_grows_and_has_no_gap(self) -> None:
@@ -332,6 +494,12 @@ class StoreAndModel(RuleBasedStateMachine):
 
     def pending(self) -> list[Task]:
         return [task for task in self.tasks() if task.state is State.PENDING]
+
+    def waiting(self) -> list[Task]:
+        return [task for task in self.tasks() if task.state in WAITING]
+
+    def is_gated(self, job: Job) -> bool:
+        return self.rows("SELECT gated FROM jobs WHERE job_id = ?", job.number) == [(1,)]
 
     def open(self, player: int) -> list[Task]:
         return [task for task in self.tasks() if task.run is not None and task.run[0] == player]

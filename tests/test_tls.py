@@ -456,3 +456,22 @@ def test_an_earlier_session_spares_nobody_the_verification(conductor: Credential
             return connection
 
     assert not meet(server, Resuming()).agreed
+
+
+@pytest.mark.parametrize(
+    ("conductors", "players", "agreed"),
+    [
+        ("classical", "classical", "x25519"),
+        ("classical", "hybrid", "x25519"),
+        ("hybrid", "classical", "x25519"),
+        ("hybrid", "hybrid", "X25519MLKEM768"),
+    ],
+)
+def test_the_key_exchange_is_hybrid_where_both_ends_want_it(conductors: str, players: str, agreed: str) -> None:
+    server = ServerCredentials(pki().credentials("conductor", "c.example"), conductors)
+    client = ClientCredentials(pki().credentials("player", "p1.example"), players).options("c.example")
+    meeting = meet(server, client)
+    assert meeting.agreed
+    assert {end.transport._tlsConnection.get_group_name() for end in (meeting.conductor, meeting.player)} == {agreed}
+    server.replace(server.credentials)
+    assert meet(server, client).conductor.transport._tlsConnection.get_group_name() == agreed

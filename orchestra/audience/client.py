@@ -34,9 +34,23 @@ from twisted.spread import pb
 
 from orchestra import parameters
 from orchestra.audience import envelope
-from orchestra.audience.desk import About, BackedUp, Cancelling, CancelStep, Holding, Released, Reloaded
+from orchestra.audience.desk import (
+    About,
+    BackedUp,
+    Cancelling,
+    CancelStep,
+    Cleared,
+    Holding,
+    Pausing,
+    Released,
+    Reloaded,
+    Resuming,
+)
+from orchestra.core.blockers import Standstill
+from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
 from orchestra.model import (
+    MAX_SOCKET_PATH,
     Ask,
     Braking,
     Catalogue,
@@ -46,13 +60,16 @@ from orchestra.model import (
     Hold,
     JobView,
     PlayerView,
+    PrunePlan,
     Receipt,
+    Rerun,
+    Rolling,
     Scope,
     State,
     TaskView,
 )
 
-__all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Scope", "State"]
+__all__ = ["DEFAULT_SOCKET", "Ask", "BlockingOrchestra", "Orchestra", "Rerun", "Rolling", "Scope", "State"]
 
 DEFAULT_SOCKET: Final = "/run/orchestra/audience.pb"
 ANSWER_WITHIN: Final = 60.0  # seconds
@@ -106,6 +123,10 @@ class Orchestra:
         """Have a request accepted; once this returns, it is on the conductor's disk."""
         return await self._call(Receipt, "submit", _checked(ask))
 
+    async def rerun(self, wanted: Rerun) -> Receipt:
+        """Have a job run once more, where it ended in one of these ways: a job of its own, that knows of the first."""
+        return await self._call(Receipt, "rerun", wanted)
+
     async def perform(
         self,
         ask: Ask,
@@ -119,13 +140,20 @@ class Orchestra:
         accepted(receipt)
         return await self._waited(receipt.job, watcher, timeout, watching=True)
 
-    async def wait(self, job: int, progress: Progress | None = None, timeout: float | None = None) -> JobView:
-        """The job, once it has ended; ``progress`` is given every event of it, also those that were before.
+    async def wait(
+        self, job: int, progress: Progress | None = None, timeout: float | None = None, since: int = 0
+    ) -> JobView:
+        """The job, once it has ended; ``progress`` is given every event of it, also those that were before, but for the
+        first ``since``.
 
         A conductor that goes away meanwhile is looked for for a minute. :class:`~orchestra.errors.GaveUpWaiting`
         after ``timeout`` seconds; the job goes on.
         """
-        return await self._waited(job, _Watcher(progress), timeout, watching=False)
+        return await self._waited(job, _Watcher(progress, since), timeout, watching=False)
+
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that ``ask`` would be refused without; they go into its ``private``."""
+        return await self._call(tuple[str, ...], "secrets_wanted", _checked(ask))
 
     async def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
@@ -150,6 +178,14 @@ class Orchestra:
             if step.after is None:
                 return done
 
+    async def pause(self, job: int) -> Pausing:
+        """Have nothing of a job handed out until it is resumed; what runs goes on."""
+        return await self._call(Pausing, "pause", {"job": job})
+
+    async def resume(self, job: int) -> Resuming:
+        """Have handed out again what is to be handed out of a job."""
+        return await self._call(Resuming, "resume", {"job": job})
+
     async def hold(self, braking: Braking, reason: str) -> Holding:
         """Have nothing of these handed out until they are released; what runs goes on."""
         return await self._call(Holding, "hold", {"braking": braking, "reason": reason})
@@ -172,6 +208,11 @@ class Orchestra:
         """Everything known of each task of a job, in order."""
         return _flat(self.task_pages(job, states, after))
 
+    def explain(self, job: int, hosts: Sequence[str] = ()) -> AsyncIterator[Standstill]:
+        """Every task of a job that has not started, on these hosts or on all, with everything that keeps it."""
+        arguments = {"job": job, "hosts": list(hosts)}
+        return _flat(self._pages(Standstill, "explain", arguments, "after", (-1, 0), lambda row: (row.task, row.nth)))
+
     async def output(self, job: int, task: int, stream: int = 1, offset: int = 0) -> list[tuple[int, bytes]]:
         """The next kept pieces (offset, bytes) of stream 1 or 2 from ``offset`` on; none: that was all."""
         arguments = {"job": job, "task": task, "stream": stream, "offset": offset}
@@ -186,6 +227,20 @@ class Orchestra:
     def events(self, job: int, since: int = 0) -> AsyncIterator[Event]:
         """What has happened to a job, from the event after ``since`` on."""
         return _flat(self.event_pages(job, since))
+
+    def all_events(self, since: int = 0) -> AsyncIterator[Event]:
+        """What has happened to all jobs, in the order in which it was committed, from the event ``since`` on."""
+        return _flat(self.all_event_pages(since))
+
+    async def last_event(self) -> int:
+        """The ``seq`` of the newest event of all; 0 if there was none."""
+        return await self._call(int, "last_event", {})
+
+    async def follow(self, progress: Progress, since: int | None = None) -> None:
+        """Have ``progress`` given every event of any job after ``since``, or from now on, until this is cancelled. A
+        conductor that goes away meanwhile is looked for for a minute, and nothing is missed."""
+        start = await self.last_event() if since is None else since
+        await self._followed(0, _AllWatcher(progress, start), watching=False)
 
     def players(self, names: Sequence[str] = ()) -> AsyncIterator[PlayerView]:
         """Players by name; all, if no names are given."""
@@ -204,6 +259,20 @@ class Orchestra:
                 after = catalogue.digest, players[-1]
         return list(found.values())
 
+    def scores(self, hosts: Sequence[str] = (), name: str = "") -> AsyncIterator[ScoreView]:
+        """Every score by name, or this one: its forms, and the catalogues with them; ``disks`` says whose these are."""
+        arguments = {"hosts": list(hosts), "name": name}
+        return _flat(self._pages(ScoreView, "scores", arguments, "after", "", lambda row: row.name))
+
+    async def disks(self, hosts: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Who has which catalogue, by its digest; "" is one that is not known yet."""
+        found: dict[str, tuple[str, ...]] = {}
+        arguments = {"hosts": list(hosts)}
+        pages = self._pages(Disk, "disks", arguments, "after", ("", ""), lambda row: (row.digest, row.players[-1]))
+        async for disk in _flat(pages):
+            found[disk.digest] = found.get(disk.digest, ()) + disk.players
+        return found
+
     async def about(self) -> About:
         """The conductor in a few numbers."""
         return await self._call(About, "about", {})
@@ -215,6 +284,14 @@ class Orchestra:
     async def backup(self, file: str) -> BackedUp:
         """Have the conductor copy its store to the new ``file``, an absolute path on its machine."""
         return await self._call(BackedUp, "backup", {"file": file}, within=BACKUP_WITHIN)
+
+    async def prune_plan(self) -> PrunePlan:
+        """What pruning would remove now."""
+        return await self._call(PrunePlan, "prune_plan", {}, within=BACKUP_WITHIN)
+
+    async def prune(self) -> Cleared:
+        """Have it removed."""
+        return await self._call(Cleared, "prune", {}, within=BACKUP_WITHIN)
 
     async def reload(self, accept_removals: int = 0) -> Reloaded:
         """Have configuration, certificates and lists read again; what changed and what was refused. A conductor may be
@@ -238,6 +315,10 @@ class Orchestra:
     def event_pages(self, job: int, since: int = 0) -> AsyncIterator[list[Event]]:
         """``events``, in the pages they come in."""
         return self._pages(Event, "events", {"job": job}, "since", since, lambda row: row.n)
+
+    def all_event_pages(self, since: int = 0) -> AsyncIterator[list[Event]]:
+        """``all_events``, in the pages they come in."""
+        return self._pages(Event, "all_events", {}, "since", since, lambda row: row.seq)
 
     def player_pages(self, names: Sequence[str] = ()) -> AsyncIterator[list[PlayerView]]:
         """``players``, in the pages they come in."""
@@ -264,7 +345,7 @@ class Orchestra:
         self,
         kind: type[T],
         name: str,
-        arguments: Ask | dict[str, Any],
+        arguments: Ask | Rerun | dict[str, Any],
         *watcher: pb.Referenceable,
         within: float | None = None,
     ) -> T:
@@ -296,6 +377,10 @@ class Orchestra:
             self._lock.release()
 
     async def _connect(self) -> pb.RemoteReference:
+        if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
+            # Twisted itself stumbles over this
+            problem = f"the kernel allows a socket path of {MAX_SOCKET_PATH} bytes"
+            raise NoConductor(socket=self._socket, problem=problem)
         factory: Any = pb.PBClientFactory(security=envelope.security())
         factory.noisy = False
         # Not an endpoint: importing those takes a fifth of a command's whole time.
@@ -365,9 +450,9 @@ class Orchestra:
 class _Watcher(pb.Referenceable):
     """Is called by the conductor with the events of one job."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: Progress | None, since: int = 0) -> None:
         self._progress = progress
-        self._seen = 0
+        self._seen = since
         self.ended: JobView | None = None
         self._failure: Failure | None = None
         self._done: Deferred[JobView | None] | None = None
@@ -375,6 +460,10 @@ class _Watcher(pb.Referenceable):
     def request(self, job: int) -> tuple[str, dict[str, Any]]:
         """What to ask for: every event that is still to be told, or the end alone if nobody wants to know more."""
         return ("watch", {"job": job, "since": self._seen}) if self._progress else ("await_end", {"job": job})
+
+    def number(self, event: Event) -> int:
+        """What ``since`` is counted in."""
+        return event.n
 
     def follow(self) -> Deferred[JobView | None]:
         """Fires with the job when it has ended, with None when the connection has."""
@@ -398,12 +487,13 @@ class _Watcher(pb.Referenceable):
             return
         try:
             job = None if ended is None else envelope.unpack(ended, JobView, "the job")
-            events = [event for event in envelope.unpack(batch, list[Event], "events") if event.n > self._seen]
+            told = envelope.unpack(batch, list[Event], "events")
+            events = [event for event in told if self.number(event) > self._seen]
             if events and self._progress:
-                self._seen = events[-1].n
-                told = self._progress(events)
-                if told is not None:
-                    await told
+                self._seen = self.number(events[-1])
+                taken = self._progress(events)
+                if taken is not None:
+                    await taken
         except Exception:  # noqa: BLE001 - it belongs to whoever waits, not to the conductor
             self._failure = Failure()
             self._finish(self._failure)
@@ -420,6 +510,16 @@ class _Watcher(pb.Referenceable):
             done.errback(result)
         else:
             done.callback(result)
+
+
+class _AllWatcher(_Watcher):
+    """Is called by the conductor with the events of all jobs."""
+
+    def request(self, job: int) -> tuple[str, dict[str, Any]]:
+        return "watch_all", {"since": self._seen}
+
+    def number(self, event: Event) -> int:
+        return event.seq
 
 
 class BlockingOrchestra:
@@ -457,6 +557,10 @@ class BlockingOrchestra:
         """Have a request accepted; once this returns, it is on the conductor's disk."""
         return self._do(self._client.submit(ask))
 
+    def rerun(self, wanted: Rerun) -> Receipt:
+        """Have a job run once more, where it ended in one of these ways."""
+        return self._do(self._client.rerun(wanted))
+
     def perform(
         self,
         ask: Ask,
@@ -471,6 +575,10 @@ class BlockingOrchestra:
         """The job, once it has ended; see :meth:`Orchestra.wait`."""
         return self._do(self._client.wait(job, progress, timeout))
 
+    def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """As :meth:`Orchestra.secrets_wanted`."""
+        return self._do(self._client.secrets_wanted(ask))
+
     def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
         return self._do(self._client.cancel(job, names))
@@ -484,6 +592,14 @@ class BlockingOrchestra:
     ) -> CancelStep:
         """Cancel all that is unfinished of a choice; see :meth:`Orchestra.cancel_chosen`."""
         return self._do(self._client.cancel_chosen(choice, up_to, progress))
+
+    def pause(self, job: int) -> Pausing:
+        """Have nothing of a job handed out until it is resumed; what runs goes on."""
+        return self._do(self._client.pause(job))
+
+    def resume(self, job: int) -> Resuming:
+        """Have handed out again what is to be handed out of a job."""
+        return self._do(self._client.resume(job))
 
     def hold(self, braking: Braking, reason: str) -> Holding:
         """Have nothing of these handed out until they are released; what runs goes on."""
@@ -505,6 +621,10 @@ class BlockingOrchestra:
         """Everything known of each task of a job, in order."""
         return self._each(self._client.task_pages(job, states, after))
 
+    def explain(self, job: int, hosts: Sequence[str] = ()) -> list[Standstill]:
+        """Every task of a job that has not started, on these hosts or on all, with everything that keeps it."""
+        return self._do(_all(self._client.explain(job, hosts)))
+
     def output(self, job: int, task: int, stream: int = 1, offset: int = 0) -> list[tuple[int, bytes]]:
         """The next kept pieces (offset, bytes) of stream 1 or 2 from ``offset`` on; none: that was all."""
         return self._do(self._client.output(job, task, stream, offset))
@@ -517,6 +637,14 @@ class BlockingOrchestra:
         """What has happened to a job, from the event after ``since`` on."""
         return self._each(self._client.event_pages(job, since))
 
+    def all_events(self, since: int = 0) -> Iterator[Event]:
+        """What has happened to all jobs, in the order in which it was committed, from the event ``since`` on."""
+        return self._each(self._client.all_event_pages(since))
+
+    def last_event(self) -> int:
+        """The ``seq`` of the newest event of all; 0 if there was none."""
+        return self._do(self._client.last_event())
+
     def players(self, names: Sequence[str] = ()) -> Iterator[PlayerView]:
         """Players by name; all, if no names are given."""
         return self._each(self._client.player_pages(names))
@@ -525,6 +653,14 @@ class BlockingOrchestra:
         """Every catalogue in use, with the names of the players that have it."""
         return self._do(self._client.catalogues(names))
 
+    def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        """Every score by name, or this one; see :meth:`Orchestra.scores`."""
+        return self._do(_all(self._client.scores(hosts, name)))
+
+    def disks(self, hosts: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Who has which catalogue, by its digest; "" is one that is not known yet."""
+        return self._do(self._client.disks(hosts))
+
     def about(self) -> About:
         """The conductor in a few numbers."""
         return self._do(self._client.about())
@@ -532,6 +668,14 @@ class BlockingOrchestra:
     def forgive(self, name: str) -> int:
         """Have the conductor accept a player's retired journals again; how many there were."""
         return self._do(self._client.forgive(name))
+
+    def prune_plan(self) -> PrunePlan:
+        """What pruning would remove now."""
+        return self._do(self._client.prune_plan())
+
+    def prune(self) -> Cleared:
+        """Have it removed."""
+        return self._do(self._client.prune())
 
     def reload(self) -> Reloaded:
         """Have configuration, certificates and lists read again; what changed and what was refused."""
@@ -579,13 +723,17 @@ async def _next(pages: AsyncIterator[list[T]]) -> list[T] | None:
 
 def _checked(ask: Ask) -> Ask:
     """``ask``, if it can be sent at all."""
-    wrong = parameters.problem(ask.params)
+    wrong = parameters.problem(ask.params | ask.private)
     if wrong:
         raise BadRequest(problem=wrong)
     for word in (ask.score, *ask.targets, ask.request_key or ""):
         if len(word) > MAX_WORD or not word.isprintable():
             raise BadRequest(problem=f"{word[:80]!a} is no name: it is too long, or holds unprintable characters")
     return ask
+
+
+async def _all(rows: AsyncIterator[T]) -> list[T]:
+    return [row async for row in rows]
 
 
 async def _flat(pages: AsyncIterator[list[T]]) -> AsyncIterator[T]:

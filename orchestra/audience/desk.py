@@ -9,6 +9,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from orchestra.core.blockers import Standstill
+from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.model import (
     Ask,
     Asker,
@@ -19,8 +21,11 @@ from orchestra.model import (
     Event,
     Hold,
     JobView,
+    Paused,
     PlayerView,
+    PrunePlan,
     Receipt,
+    Rerun,
     State,
     TaskView,
 )
@@ -68,6 +73,24 @@ class Released(Struct, frozen=True, kw_only=True):
     left: tuple[Hold, ...]
 
 
+class Pausing(Struct, frozen=True, kw_only=True):
+    """A job of which nothing is handed out. ``new``: it was not paused before; ``going_on``: tasks that players have
+    already."""
+
+    job: int
+    paused: Paused
+    new: bool
+    going_on: int
+
+
+class Resuming(Struct, frozen=True, kw_only=True):
+    """What a resume lifted, None: the job was not paused; ``freed``: tasks that may be handed out with it."""
+
+    job: int
+    was: Paused | None
+    freed: int
+
+
 class Reloaded(Struct, frozen=True, kw_only=True):
     """What a reload changed, and what it refused (then the old one stays in force)."""
 
@@ -86,6 +109,7 @@ class About(Struct, frozen=True, kw_only=True):
     dispatched: int
     holds: tuple[Hold, ...] = ()
     troubles: tuple[str, ...] = ()
+    held: int = 0  # tasks of jobs that roll, begin later or are paused
 
 
 class BackedUp(Struct, frozen=True, kw_only=True):
@@ -96,13 +120,54 @@ class BackedUp(Struct, frozen=True, kw_only=True):
     took: int
 
 
+class Cleared(Struct, frozen=True, kw_only=True):
+    """What pruning has removed: jobs, and pieces of output of others; the bytes in use before and after."""
+
+    jobs: int
+    outputs: int
+    before: int
+    after: int
+
+
 class Watch(Protocol):
     def stop(self) -> None:
         """No more calls, at once."""
 
 
+class Manager(Protocol):
+    """What may be done to jobs that are there."""
+
+    async def pause(self, asker: Asker, job: int) -> Pausing:
+        """Hand out nothing of a job until it is resumed; what runs goes on."""
+
+    async def resume(self, asker: Asker, job: int) -> Resuming:
+        """Hand out again what is to be handed out of a job."""
+
+    async def rerun(self, asker: Asker, wanted: Rerun) -> Receipt:
+        """Ask for a job once more, where it ended in one of these ways; as a submit."""
+
+    async def events(self, since: int, limit: int = 500) -> list[Event]:
+        """Events of all jobs with ``seq`` > ``since``, in the order in which they were committed."""
+
+    async def last_event(self) -> int:
+        """The ``seq`` of the newest event; 0 if there was none."""
+
+    def watch(self, since: int, listener: Listener) -> Watch:
+        """Have ``listener`` called with every event of any job with ``seq`` > ``since``, for ever."""
+
+    async def prune_plan(self) -> PrunePlan:
+        """What pruning would remove now."""
+
+    async def prune(self, asker: Asker) -> Cleared:
+        """Remove it. Only root and the conductor's own user."""
+
+
 class Desk(Protocol):
     """The conductor, as its audience sees it."""
+
+    @property
+    def manager(self) -> Manager:
+        """Who looks after jobs that are there."""
 
     def allowed(self, uid: int, groups: Sequence[int]) -> bool:
         """Whether a user of this machine may submit and read: root, our own user, the audience group."""
@@ -113,12 +178,21 @@ class Desk(Protocol):
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Accept a request; the receipt exists after the commit."""
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that a request would be refused without."""
+
     async def job(self, job: int) -> JobView:
         """A job and its counts."""
 
     async def tasks(self, job: int, after: int = -1, limit: int = 500, states: Sequence[State] = ()) -> list[TaskView]:
         """Tasks of a job by ascending number, those past ``after``; ``states`` empty means all. Their streams hold
         data when it is short (8 kB together); else ``output`` has it."""
+
+    async def explain(
+        self, job: int, after: tuple[int, int] = (-1, 0), limit: int = 500, hosts: Sequence[str] = ()
+    ) -> list[Standstill]:
+        """The tasks of a job that have not started and all that keeps them, past ``after`` (task, nth), on these hosts
+        or on all."""
 
     async def output(
         self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
@@ -139,6 +213,12 @@ class Desk(Protocol):
 
     async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
         """Every catalogue in use, with the names of the players that have it."""
+
+    async def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        """Every score by name, or the one of this name, as these hosts have it; ``hosts`` empty means all."""
+
+    async def disks(self, hosts: Sequence[str] = ()) -> list[Disk]:
+        """Who has which catalogue, by its digest; ``hosts`` empty means all."""
 
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its tasks on some hosts. Running scores are killed; it is done when status says so."""

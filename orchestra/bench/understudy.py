@@ -2,7 +2,7 @@
 
 Everything between the conductor and the worklist is the player's own code: line, reporter, worklist. Left out are the
 disk (its journal is memory: a new process is a new journal, and the conductor is told so) and the stage (a run ends
-after a given time, or at once, and is ``ok``).
+after a given time, or at once, and is ``ok``, or ``failed`` if it was told to fail).
 """
 
 from collections import deque
@@ -77,6 +77,7 @@ class Understudy:
         seconds: float,
         crowd: Crowd,
         wall: Callable[[], int],
+        fails: bool = False,
     ) -> None:
         """``journal``: its id; ``seconds``: how long a run lasts; ``wall``: milliseconds since 1970."""
         self._clock = clock
@@ -87,6 +88,7 @@ class Understudy:
         self._seconds = seconds
         self._crowd = crowd
         self._wall = wall
+        self._end = Told.FAILED if fails else Told.OK
         self._line: Line | None = None
         self._worklist = Worklist((), 0, slots, BOOT)
         self._worklist.settled({}, ())
@@ -176,11 +178,11 @@ class Understudy:
                 call = self._clock.callLater(self._seconds, self._over, entry.seq)
                 self._running[entry.seq] = entry, now, call
             else:
-                yield self._ended(entry, now, Told.OK)
+                yield self._ended(entry, now, self._end)
 
     def _over(self, seq: int) -> None:
         entry, begun, _ = self._running.pop(seq)
-        self._do(self._ended(entry, begun, Told.OK))
+        self._do(self._ended(entry, begun, self._end))
 
     def _killed(self, seq: int) -> Steps:
         entry, begun, call = self._running.pop(seq)
@@ -190,7 +192,7 @@ class Understudy:
     def _ended(self, entry: JournalEntry, begun: int, told: Told) -> Steps:
         report = Report(
             *(entry.seq, entry.job, entry.task, entry.attempt, told),
-            rc=0 if told is Told.OK else None,
+            rc={Told.OK: 0, Told.FAILED: 1}.get(told),
             started_at=begun,
             ended_at=self._wall(),
             digest=self._scores[entry.score].digest,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from orchestra.audience.desk import Cancelling, CancelStep, Holding, Released
-from orchestra.cli.printing import print_json, safe, say, tell
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.printing import many, print_json, safe, say, tell
+from orchestra.cli.session import SETTINGS, as_json, conductor_socket, is_number, job_number, reaching, talk
 from orchestra.core import explain
 from orchestra.errors import NotAsked, OrchestraError, UsageError
 from orchestra.model import Braking, Choice, Chosen, Held, Hold
@@ -53,7 +53,7 @@ def _say_held(done: Holding) -> None:
     for warning in done.warnings:
         tell(f"warning: {safe(warning)}")
     if done.going_on:
-        tell(f"{_tasks(done.going_on)} handed out before go on; 'orchestra cancel' ends them")
+        tell(f"{many(done.going_on, 'task')} handed out before go on; 'orchestra cancel' ends them")
 
 
 @click.command("release", context_settings=SETTINGS)
@@ -136,8 +136,8 @@ def cancel(
     What waits ends at once. What runs is killed, and 'getstatus JOB' says when that is proved; until then it is being
     cancelled. Without JOB it is said how much that is, and asked.
     """
-    jobs = [int(word) for word in words if word.isascii() and word.isdigit()]
-    named = (*(word for word in words if not (word.isascii() and word.isdigit())), *hosts)
+    jobs = [job_number(word) for word in words if is_number(word)]
+    named = (*(word for word in words if not is_number(word)), *hosts)
     path = conductor_socket(socket, config)
     if jobs:
         if score is not None or owner is not None or everything:
@@ -206,8 +206,8 @@ def _in_steps(path: str, choice: Choice, up_to: int) -> CancelStep:
 
 def _agreed(chosen: Chosen) -> bool:
     """Whether the person at the terminal wants just that."""
-    jobs = "1 job" if chosen.jobs == 1 else f"{chosen.jobs} jobs"
-    what = f"{jobs}: {_tasks(chosen.pending)} waiting, {_tasks(chosen.dispatched)} handed out"
+    what = f"{many(chosen.jobs, 'job')}: {many(chosen.pending, 'task')} waiting, "
+    what += f"{many(chosen.dispatched, 'task')} handed out"
     if not sys.stdin.isatty():
         raise NotAsked(what=what)
     tell(f"This cancels {what}. What runs is killed.")
@@ -222,7 +222,3 @@ def _counted(cancelled: int, cancelling: int, lost: int, more: Sequence[tuple[in
         *more,
     )
     return ", ".join(f"{many} {what}" for many, what in parts if many)
-
-
-def _tasks(many: int) -> str:
-    return "1 task" if many == 1 else f"{many} tasks"

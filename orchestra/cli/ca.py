@@ -94,9 +94,12 @@ def issue_audience(name: str, directory: str, out: str | None, days: int) -> Non
 def revoke_command(name: str, directory: str) -> None:
     """Revoke the valid certificates of NAME, or the one with that serial number."""
     opened = authority.load(directory)
-    for entry in opened.revoke(name):
+    revoked = opened.revoke(name)
+    for entry in revoked:
         click.echo(f"Revoked {entry.kind} {', '.join(entry.names)} (serial {entry.serial:x}).")
     _say_crl(opened.directory / "crl.pem")
+    if any(entry.kind == "conductor" for entry in revoked):
+        click.echo("Copy it to every player's too, where player.conf has crl = tls/crl.pem: they turn that one away.")
 
 
 @ca.command("crl")

@@ -21,6 +21,7 @@ from orchestra import settings
 from orchestra.cli.dial import Finding, Findings, dial, note, ok, wrong
 from orchestra.cli.session import CONFIG_DIR, SETTINGS
 from orchestra.errors import EX_CONFIG, OrchestraError, ScoreUserMissing
+from orchestra.player.launch import is_user
 from orchestra.player.repertoire import Repertoire
 from orchestra.security import credentials
 from orchestra.security.credentials import Credentials, Role
@@ -237,12 +238,10 @@ def _score_user(chosen: PlayerSettings) -> Findings:
         if os.geteuid() == 0 and chosen.stage_start:
             yield wrong(ScoreUserMissing().sentence)
         return
-    try:
-        pwd.getpwnam(chosen.score_user)
-    except KeyError:
-        yield wrong(f"score_user: this machine has no user '{chosen.score_user}'")
-    else:
+    if is_user(chosen.score_user):
         yield ok(f"score_user: scores run as {chosen.score_user}, unless theirs names another user")
+    else:
+        yield wrong(f"score_user: this machine has no user '{chosen.score_user}'")
 
 
 def _scores(directory: str) -> Findings:

@@ -69,6 +69,8 @@ def demo(keep: bool, home: str | None) -> int:
         _say_how_to_go_on(theatre)
     elif left:
         raise UsageError(problem=f"these processes were left behind: {left}")
+    else:
+        print("\nEverything is stopped and removed. No process is left behind.")
     print(story.sum_up())
     return 0 if story.all_is_well else 1
 
@@ -130,21 +132,21 @@ class Story:
         theatre.add_score("rehearse", REHEARSE.format(ledger=self._ledger), REHEARSE_CONF)
         self._ledger.touch()
         theatre.start_conductor()
-        for player in ("alpha", "beta"):
+        for player in PLAYERS:
             theatre.start_player(player)
-        self._until_online(2)
+        self._until_online(len(PLAYERS))
         self._show("orchestra", "players")
-        say("gamma is down, on purpose. All of them are real twistd daemons with pidfiles and verified TLS.")
+        say("They are real twistd daemons with pidfiles and verified TLS; only the hosts are one machine.")
 
     def _a_score(self) -> None:
         scene("A score: an executable on the players' disks, and four lines about it")
-        print(_indented((self._theatre.scores / "rehearse").read_text()))
-        print(_indented((self._theatre.scores / "rehearse.conf").read_text()))
+        for name in ("rehearse", "rehearse.conf"):
+            self._show("cat", str(self._theatre.scores / name))
 
     def _answers(self) -> None:
         scene("All of some hosts, and one of some hosts")
-        self._show("submitjob", "uptime", "alpha", "beta", "--all", "--wait")
-        self._show("submitjob", "disk-free", "alpha", "beta", "gamma", "--one", "--wait")
+        self._show("submitjob", "rehearse", *PLAYERS, "part=Hamlet", "--all", "--wait")
+        self._show("submitjob", "disk-free", *PLAYERS, "--one", "--wait")
 
     def _refusals(self) -> None:
         scene("Only scores are run: nothing else has a name here")
@@ -153,9 +155,12 @@ class Story:
 
     def _somebody_is_away(self) -> None:
         scene("A host that is down: the job waits, and says so")
-        job = self._show("submitjob", "uptime", "gamma", "--expire", "1h").strip()
+        say("gamma is stopped.")
+        self._theatre.stop("gamma")
+        self._until_online(len(PLAYERS) - 1)
+        job = self._show("submitjob", "uptime", "gamma", "--expire", "1h").split()[0]
         self._show("getstatus", job)
-        say("gamma is started, and its work is waiting for it:")
+        say("gamma is started again, and its work is waiting for it:")
         self._theatre.start_player("gamma")
         self._show("orchestra", "wait", job)
 
@@ -166,7 +171,8 @@ class Story:
                 Ask(score="rehearse", targets=PLAYERS, scope=Scope.ALL, params={"part": str(n)}) for n in range(JOBS)
             ]
             jobs = [orchestra.submit(ask).job for ask in asks]
-            self._until(lambda: self._lines("finish") >= JOBS, "the first runs")
+            before = self._lines("finish")
+            self._until(lambda: self._lines("finish") >= before + JOBS, "the first runs")
             so_far = f"{self._lines('start')} runs have started, {self._lines('finish')} have finished"
             say(f"{so_far}. kill -9 conductor, alpha.")
             self._theatre.kill("conductor")
@@ -178,9 +184,9 @@ class Story:
         say(f"{JOBS} jobs have ended: {verdicts['ok']} ok.")
         started = Counter(line for line in self._ledger.read_text().splitlines() if line.startswith("start"))
         twice = sum(many > 1 for many in started.values())
-        say("The score's own ledger, written by the runs themselves:")
+        say("The score's own ledger, written by the runs themselves, those of the first job included:")
         print(f"    started {sum(started.values())}, finished {self._lines('finish')}, ran twice {twice}")
-        if twice or self._lines("finish") != 3 * JOBS:
+        if twice or self._lines("finish") != len(PLAYERS) * (JOBS + 1):
             raise UsageError(problem="the ledger does not say what it should")
 
     def _a_stranger(self) -> None:
@@ -208,29 +214,31 @@ class Story:
     # ---- how they are played
 
     def _show(self, *command: str, expect: int = 0) -> str:
-        """Run a command as a user would, with what it says shown; its stdout."""
+        """Run a command as a user would, and show every line when it comes; returns them."""
         print(f"  $ {' '.join(command)}", flush=True)
-        done = self._run(*command)
-        for text in (done.stdout, done.stderr):
-            if text.strip():
-                print(_indented(text))
-        if done.returncode != expect:
-            raise UsageError(problem=f"'{' '.join(command)}' ended with {done.returncode}, not {expect}")
-        return done.stdout
-
-    def _run(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        program = str(Path(sys.executable).with_name(command[0]))
+        ours = Path(sys.executable).with_name(command[0])
         environment = {**os.environ, "ORCHESTRA_SOCKET": str(self._theatre.socket)}
-        return subprocess.run(
-            [program, *command[1:]], capture_output=True, text=True, env=environment, timeout=60, check=False
-        )
+        said = ""
+        with subprocess.Popen(
+            [str(ours) if ours.exists() else command[0], *command[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        ) as running:
+            for line in running.stdout or ():
+                print(_indented(line), flush=True)
+                said += line
+        if running.returncode != expect:
+            raise UsageError(problem=f"'{' '.join(command)}' ended with {running.returncode}, not {expect}")
+        return said
 
     def _lines(self, word: str) -> int:
         return sum(line.startswith(word) for line in _text(self._ledger).splitlines())
 
     def _until_online(self, many: int) -> None:
         with BlockingOrchestra(str(self._theatre.socket)) as orchestra:
-            self._until(lambda: orchestra.about().online >= many, "the players")
+            self._until(lambda: orchestra.about().online == many, "the players")
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         wait_until(condition, what, self._theatre.home / "log" / "conductor.log")

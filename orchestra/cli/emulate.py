@@ -44,6 +44,7 @@ SPARE_FILES: Final = 100  # descriptors that are not players'
 @click.option("--score", "scores", multiple=True, default=("noop",), show_default=True, help="A score they have.")
 @click.option("--slots", type=click.IntRange(1, 1024), default=64, show_default=True, help="The slots of each.")
 @click.option("--seconds", type=click.FloatRange(0), default=0.0, help="How long a run lasts.  [0: ends at once]")
+@click.option("--failing", multiple=True, metavar="HOST", help="One of them on which every run fails; may be repeated.")
 @click.option("--rate", type=click.FloatRange(1), default=1000.0, show_default=True, help="Most that dial a second.")
 @click.option("--beat", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds between beats.")
 @click.option("--list", "listing", is_flag=True, help="Print their names, for the conductor's players file, and end.")
@@ -95,11 +96,14 @@ def _run(
     scores: tuple[str, ...],
     slots: int,
     seconds: float,
+    failing: tuple[str, ...],
     rate: float,
     beat: float,
 ) -> None:
     if not conductor or not ca:
         raise UsageError(problem="--conductor says where to connect, --authority who certifies the players")
+    if strangers := set(failing).difference(players):
+        raise UsageError(problem=f"--failing: none of them is called {min(strangers)[:80]}; --list lists them")
     from twisted.internet import reactor as chosen
 
     reactor: Any = chosen
@@ -110,8 +114,9 @@ def _run(
     addresses = _addresses(conductor)
     repertoire = catalogue(scores, slots)
     random = SystemRandom()
-    for costume in fleet.costumes(authority.load(ca), players):
-        player = Understudy(reactor, uuid.uuid4().hex, repertoire, slots, seconds, crowd, _now)
+    for name, costume in zip(players, fleet.costumes(authority.load(ca), players), strict=True):
+        fails = name in failing
+        player = Understudy(reactor, uuid.uuid4().hex, repertoire, slots, seconds, crowd, _now, fails)
         chance = Random(random.random())
         crowd.add(
             player, Connector(reactor, addresses, costume, player, beat, chance, partial(_dialled, crowd, player))

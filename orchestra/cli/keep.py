@@ -1,4 +1,4 @@
-"""The commands that keep a conductor's store safe: backup and restore."""
+"""The commands that look after a conductor's store: backup, restore and prune."""
 
 import os
 import time
@@ -7,9 +7,10 @@ import click
 
 from orchestra import settings
 from orchestra.audience.desk import BackedUp
-from orchestra.cli.printing import print_json, safe, say, tell
+from orchestra.cli.printing import print_json, safe, say, sized, tell
 from orchestra.cli.session import CONFIG_DIR, SETTINGS, as_json, conductor_socket, reaching, talk
 from orchestra.errors import FileProblem, NoConductor
+from orchestra.model import PrunePlan
 from orchestra.store import sqlite
 from orchestra.store.backup import back_up
 from orchestra.store.restore import restore as put_back
@@ -74,3 +75,40 @@ def restore(file: str, as_json: bool, config: str) -> int:
     say("have not started: their players tell when they are back. Now start the conductor.")
     tell("jobs that were accepted after the backup are not known any more")
     return 0
+
+
+@click.command("prune", context_settings=SETTINGS)
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would go and how much room that is; remove nothing.")
+@as_json
+@reaching
+def prune(only_plan: bool, as_json: bool, socket: str | None, config: str) -> int:
+    """Remove jobs that ended longer ago than 'keep', and what makes the store larger than 'keep_size', now.
+
+    The conductor does so by itself, by and by; both are in conductor.conf. What has not ended is never removed.
+    """
+    path = conductor_socket(socket, config)
+    if only_plan:
+        planned = talk(path, lambda conductor: conductor.prune_plan())
+        print_json(planned) if as_json else _say_plan(planned)
+        return 0
+    done = talk(path, lambda conductor: conductor.prune())
+    if as_json:
+        print_json(done)
+    else:
+        say(f"{done.jobs} jobs and {done.outputs} pieces of output of others are gone")
+        say(f"the store holds {sized(done.after)}, before {sized(done.before)}")
+    return 0
+
+
+def _say_plan(planned: PrunePlan) -> None:
+    say(f"the store holds {sized(planned.size)}; keep_size is {sized(planned.keep_size)}")
+    parts = (
+        (planned.old, planned.old_bytes, "jobs ended longer ago than 'keep'"),
+        (planned.outputs, planned.output_bytes, "jobs would lose their output to 'keep_size'"),
+        (planned.more, planned.more_bytes, "jobs would go because of 'keep_size'"),
+    )
+    for many, size, what in parts:
+        if many:
+            say(f"{many} {what}: about {sized(size)}")
+    if not any(many for many, _, _ in parts):
+        say("nothing would go")

@@ -10,6 +10,7 @@ from orchestra.cli.printing import lasted, print_json, safe, say, table, tell, w
 from orchestra.cli.session import (
     CONFIG_DIR,
     SETTINGS,
+    Whole,
     as_json,
     conductor_socket,
     player_socket,
@@ -55,6 +56,8 @@ def forgive(name: str, socket: str | None, config: str) -> int:
     """Accept HOST with a journal that a newer one had replaced. What was open with either stays lost."""
     many = talk(conductor_socket(socket, config), lambda conductor: conductor.forgive(name))
     say(f"{name}: {many} retired {'journal is' if many == 1 else 'journals are'} accepted again")
+    if many:
+        tell("the player is back at its next try, within five minutes, or at once when it is restarted")
     return 0
 
 
@@ -159,7 +162,7 @@ def undrain(socket: str | None, config: str) -> int:
 
 
 @player.command("kill", context_settings=SETTINGS)
-@click.argument("seqs", nargs=-1, metavar="[RUN…]", type=click.IntRange(1))
+@click.argument("seqs", nargs=-1, metavar="[RUN…]", type=Whole(1))
 @click.option("--all", "everything", is_flag=True, help="All that runs.")
 @as_json
 @on_site

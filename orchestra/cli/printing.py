@@ -3,14 +3,16 @@
 import base64
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import click
 import msgspec
 
+from orchestra import rolling
+from orchestra.core import explain
 from orchestra.core.explain import moment
-from orchestra.model import JobView, State, Stream, TaskView
+from orchestra.model import Course, JobView, State, Stream, TaskView
 
 TAIL_LINES: Final = 10
 TAIL_BYTES: Final = 2_000
@@ -128,9 +130,22 @@ def lasted(milliseconds: int) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
+def sized(size: int) -> str:
+    """So many bytes, as a person says it."""
+    for unit, power in (("GB", 30), ("MB", 20), ("kB", 10)):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.1f} {unit}"
+    return f"{size} bytes"
+
+
 def counted(counts: dict[str, int]) -> str:
     """``3 ok, 1 lost``, in the order of the states."""
     return ", ".join(f"{counts[state.label]} {state.label}" for state in State if counts.get(state.label))
+
+
+def many(count: int, what: str) -> str:
+    """``1 task``, ``2 tasks``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def coloured(word: str) -> str:
@@ -173,10 +188,15 @@ def _signal_name(number: int) -> str:
 def answer(task: TaskView, tails: dict[int, bytes], job: int) -> list[str]:
     """What a host answered: the outcome, the response, and the end of its output."""
     lines = [f"{host_of(task)}: {outcome(task)}"]
-    lines += [f"{INDENT}{safe(key)} = {safe(value)}" for key, value in (task.response or {}).items()]
+    lines += [f"{INDENT}{safe(key)} = {safe(_value(value))}" for key, value in (task.response or {}).items()]
     for number, mark, stream in ((1, "|", task.stdout), (2, "!", task.stderr)):
         lines += _tail(mark, stream, tails.get(number, stream.data), f"getstatus {job} --output {task.player}")
     return lines + [f"{INDENT}note: {safe(note)}" for note in task.notes]
+
+
+def _value(value: Any) -> str:
+    """A value of a response: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _tail(mark: str, stream: Stream, data: bytes, command: str) -> list[str]:
@@ -206,17 +226,49 @@ def job_head(job: JobView) -> list[str]:
     what = f"job {job.job}: {safe(job.score)} on " + ("one host" if job.scope == "one" else f"{total} hosts")
     if total == 1 and job.scope != "one":
         what = f"job {job.job}: {safe(job.score)} on 1 host"
+    if job.dry_run:
+        what += ", a dry run"
     standing = coloured(job.verdict) if job.verdict else "not ended"
     lines = [f"{what}: {standing} ({counted(job.counts)})", f"  asked by {asker(job)} on {when(job.created_at)}"]
     if job.request_key:
         lines.append(f"  request key {safe(job.request_key)}")
-    if job.params:
-        plural = "s" if len(job.params) > 1 else ""
-        lines.append(f"  {len(job.params)} parameter{plural}: {safe(', '.join(sorted(job.params)))}")
+    if job.digest:
+        lines.append(f"  pinned to {safe(job.digest)}")
+    names = sorted([*job.params, *(f"{name} (secret)" for name in job.secrets)])
+    if names:
+        many = "1 parameter" if len(names) == 1 else f"{len(names)} parameters"
+        lines.append(f"  {many}: {safe(', '.join(names))} (--json tells more)")
     if job.priority:
         lines.append(f"  priority {job.priority}")
+    lines += [f"  {safe(line)}" for line in _course(job)]
     ends = f"ended {when(job.ended_at)}" if job.ended_at is not None else _expires(job)
     return [*lines, f"  {ends}"]
+
+
+def _course(job: JobView) -> Iterator[str]:
+    """How a job is handed out that is not handed out whole and at once."""
+    if job.rerun_of is not None:
+        yield f"a rerun of job {job.rerun_of}"
+    if job.reruns:
+        yield f"run again as job {', '.join(map(str, job.reruns))}"
+    if job.not_before is not None:
+        yield f"not before {when(job.not_before)}"
+    if job.course is not None and job.course.waves.max_failures is not None:
+        yield _rolls(job.course)
+    if job.course is not None and job.course.stopped:
+        yield job.course.stopped
+    if job.paused is not None and not job.verdict:
+        yield f"{explain.paused(job.paused)}; 'orchestra resume {job.job}' lets it go on"
+
+
+def _rolls(course: Course) -> str:
+    waves = course.waves
+    how = [f"{waves.batch} at a time"] if waves.batch < waves.tasks else []
+    how += [f"{waves.canary} first, which must be ok"] if waves.canary else []
+    how += [f"at most {waves.max_failures} failed"]
+    how += [f"{lasted(waves.pause)} between waves"] if waves.pause else []
+    following = f"; the next {when(course.next_at)}" if course.next_at is not None else ""
+    return f"rolling: wave {course.wave} of {rolling.how_many(waves)} ({', '.join(how)}){following}"
 
 
 def asker(job: JobView) -> str:

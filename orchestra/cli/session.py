@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from orchestra import config
-from orchestra.errors import Denied, NoConductor, NoPlayer, OrchestraError, OwnerOnly, PlayerAway
+from orchestra.errors import Denied, NoConductor, NoPlayer, NoSuchJob, OrchestraError, OwnerOnly, PlayerAway
 
 if TYPE_CHECKING:
     from orchestra.audience.client import Orchestra
@@ -36,6 +36,37 @@ def reaching(command: F) -> F:
         help=f"Where conductor.conf says which socket it is. [env: ORCHESTRA_CONFIG; {CONFIG_DIR}]",
     )
     return socket(directory(command))
+
+
+class Whole(click.IntRange):
+    """A whole number; click's own calls what is none "not a valid integer range"."""
+
+    name = "number"
+
+
+class _JobNumber(click.IntRange):
+    name = "job"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if not is_number(str(value)):
+            self.fail(f"'{str(value)[:80]}' is no number of a job", param, ctx)
+        return job_number(str(value))
+
+
+JOB: Final = _JobNumber()
+_MOST_DIGITS: Final = 18  # what the store, and a message to it, can hold
+
+
+def is_number(word: str) -> bool:
+    """Whether a word can only be meant as a number."""
+    return word.isascii() and word.isdigit()
+
+
+def job_number(digits: str) -> int:
+    """The number of a job; of one that cannot be there this is said at once."""
+    if len(digits) > _MOST_DIGITS or not int(digits):
+        raise NoSuchJob(job=digits[:80])
+    return int(digits)
 
 
 as_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

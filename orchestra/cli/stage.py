@@ -22,8 +22,12 @@ from orchestra.errors import UsageError
 def stage(config_dir: str, directory: str | None, player_user: str | None) -> None:
     """Be the stage: run scores for the player, as player.conf says. It stays in the foreground and logs to stderr."""
     from orchestra.player.backstage import stage_command
+    from orchestra.player.launch import is_user
 
     chosen = settings.player(config_dir)
+    if chosen.score_user and not is_user(chosen.score_user):
+        problem = f"this machine has no user '{chosen.score_user}'"
+        raise settings.misfit(config_dir, "player.conf", "score_user", problem)
     chosen = chosen._replace(stage_dir=os.path.abspath(directory)) if directory else chosen
     command = stage_command(sys.executable, chosen, _uid(player_user) if player_user else os.geteuid())
     os.execv(command[0], command)

@@ -21,7 +21,7 @@ from orchestra.cli.printing import (
     tell,
     when,
 )
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.session import JOB, SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.errors import UsageError
 from orchestra.model import JobView, State, TaskView
 
@@ -57,7 +57,7 @@ def chosen(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 
 
 @click.command("status", context_settings=SETTINGS)
-@click.argument("job", type=click.IntRange(1), required=False)
+@click.argument("job", type=JOB, required=False)
 @click.option("--only", callback=chosen, metavar="OUTCOMES", help="Only these: failed,lost,never …")
 @click.option("--names", is_flag=True, help="Print host names only, one per line.")
 @click.option("--output", metavar="HOST", help="Print all that was kept of the output of this host.")
@@ -91,7 +91,7 @@ def status(
 @click.command("jobs", context_settings=SETTINGS)
 @click.option("--unfinished", is_flag=True, help="Only jobs that have not ended.")
 @click.option("--owner", metavar="USER", help="Only jobs that this user asked for.")
-@click.option("--limit", type=click.IntRange(1), default=RECENT, show_default=True, help="At most so many.")
+@click.option("--limit", type=Whole(1), default=RECENT, show_default=True, help="At most so many.")
 @as_json
 @reaching
 def jobs(unfinished: bool, owner: str | None, limit: int, as_json: bool, socket: str | None, config: str) -> int:
@@ -116,8 +116,9 @@ async def _list(conductor: "Orchestra", limit: int, unfinished: bool, owner: str
 
 
 def _row(job: JobView) -> Sequence[str]:
-    standing = job.verdict or "not ended"
-    return str(job.job), job.score, job.scope, standing, counted(job.counts), job.owner, when(job.created_at)
+    standing = job.verdict or ("paused" if job.paused else "not ended")
+    score = f"{job.score} (dry run)" if job.dry_run else job.score
+    return str(job.job), score, job.scope, standing, counted(job.counts), job.owner, when(job.created_at)
 
 
 async def _show(conductor: "Orchestra", job: int, only: tuple[State, ...], as_json: bool) -> int:

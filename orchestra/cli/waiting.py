@@ -9,7 +9,7 @@ import click
 
 from orchestra import config
 from orchestra.cli.printing import answer, coloured, counted, json_task, print_json, say, tell
-from orchestra.cli.session import SETTINGS, as_json, conductor_socket, reaching, talk
+from orchestra.cli.session import JOB, SETTINGS, as_json, conductor_socket, reaching, talk
 from orchestra.errors import GaveUpWaiting, OrchestraError, Unanswered
 from orchestra.model import Ask, Event, JobView, Receipt, State, TaskView
 
@@ -191,7 +191,7 @@ class Outlook:
 
 
 @click.command("wait", context_settings=SETTINGS)
-@click.argument("job", type=click.IntRange(1))
+@click.argument("job", type=JOB)
 @click.option(
     "--timeout", callback=seconds, metavar="TIME", help="Give up waiting after 10s, 5m, 1h …; the job goes on."
 )

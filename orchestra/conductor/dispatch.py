@@ -4,9 +4,9 @@ The dispatch takes what doors and desk bring, has the store commit it in one tra
 claim together; a report and the next claim together), and only then tells the players and the watchers.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Cursor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -15,11 +15,12 @@ from twisted.python.failure import Failure
 
 from orchestra import __version__
 from orchestra.conductor.door import Door, NotThere
-from orchestra.conductor.feed import Feed
+from orchestra.conductor.feed import NOTHING_KNOWN, Feed
 from orchestra.conductor.together import Said, Together
 from orchestra.core.brake import Brake
 from orchestra.core.scheduler import Scheduler, Session, Wish
 from orchestra.errors import (
+    BadRequest,
     DiskNearlyFull,
     NotAPlayer,
     NotSaved,
@@ -37,16 +38,20 @@ from orchestra.model import (
     Choice,
     Hello,
     Hold,
+    JobView,
     NewJob,
     Perform,
     Piece,
     Report,
+    Run,
     Scope,
     ScoreEntry,
+    Secrets,
     Started,
     Welcome,
 )
-from orchestra.store import statements
+from orchestra.security.vault import Vault, unsealed
+from orchestra.store import gates, statements
 from orchestra.store.holds import Mark
 from orchestra.store.saver import Saver
 from orchestra.store.values import (
@@ -58,6 +63,7 @@ from orchestra.store.values import (
     Greeting,
     HeldBack,
     Lifted,
+    Settled,
     Submitted,
     Swept,
 )
@@ -69,10 +75,28 @@ PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
 AWAY: Final = 60.0  # seconds after which a player counts as away; one that reconnects has something to tell
 AT_ONCE: Final = 500  # players for which one commit claims after a release
 
+
+class Change(Protocol):
+    """What something did to jobs."""
+
+    @property
+    def jobs(self) -> frozenset[int]: ...
+    @property
+    def ended(self) -> frozenset[int]: ...
+    @property
+    def freed(self) -> tuple[Freed, ...]: ...
+
+
 T = TypeVar("T")
-News = tuple[Iterable[int], Iterable[int]]
-"""The jobs that have changed, and of these those that have ended."""
-NO_NEWS: Final[News] = (), ()
+C = TypeVar("C", bound=Change)
+
+
+class News(NamedTuple):
+    """The jobs that have changed, of these those that have ended, and of these those that somebody awaits."""
+
+    jobs: Iterable[int] = ()
+    ended: Iterable[int] = ()
+    views: Mapping[int, JobView] = NOTHING_KNOWN
 
 
 class Repertoires:
@@ -82,10 +106,16 @@ class Repertoires:
         self.of: dict[int, str] = {}  # player -> digest
         self._scores: dict[str, dict[str, ScoreEntry]] = {"": {}}
         self._limits: dict[str, dict[str, int]] = {"": {}}
+        self._locks: dict[str, dict[str, str]] = {}
+        self._refused: dict[str, dict[str, str]] = {}
 
     def learn(self, catalogue: Catalogue) -> None:
         self._scores[catalogue.digest] = {entry.name: entry for entry in catalogue.scores}
-        self._limits[catalogue.digest] = {entry.name: entry.concurrency + 1 for entry in catalogue.scores}
+        self._limits[catalogue.digest] = {
+            entry.name: 2 if entry.lock else entry.concurrency + 1 for entry in catalogue.scores
+        }
+        self._locks[catalogue.digest] = {entry.name: entry.lock for entry in catalogue.scores if entry.lock}
+        self._refused[catalogue.digest] = {refused.name: refused.reason for refused in catalogue.refused}
 
     def knows(self, digest: str) -> bool:
         return digest in self._scores
@@ -94,6 +124,14 @@ class Repertoires:
         """Most open runs of each score: one more than may run, so that the next is there when one ends."""
         return self._limits.get(digest, {})
 
+    def locks(self, digest: str) -> Mapping[str, str]:
+        """The lock of each score that has one."""
+        return self._locks.get(digest, {})
+
+    def elsewhere(self, score: str) -> Iterator[ScoreEntry]:
+        """The score of that name wherever anybody has, or had, one."""
+        return (scores[score] for scores in self._scores.values() if score in scores)
+
     def anywhere(self, score: str) -> bool:
         """Whether anybody has, or had, a score of that name."""
         return any(score in scores for scores in self._scores.values())
@@ -101,6 +139,12 @@ class Repertoires:
     def entry(self, player: int, score: str) -> ScoreEntry | None:
         """A player's score, or None: it has none of that name, or has never been seen."""
         return self._scores.get(self.of.get(player, ""), {}).get(score)
+
+    def refusal(self, player: int, score: str) -> str:
+        """Why a player will not run what it has under that name, or anything at all; nothing if it would."""
+        refused = self._refused.get(self.of.get(player, ""), {})
+        whole = (reason for name, reason in refused.items() if name.startswith("/"))  # the scores' directory
+        return refused.get(score) or next(whole, "")
 
     def seen(self, player: int) -> bool:
         """Whether the player's catalogue is known at all."""
@@ -112,8 +156,17 @@ class Dispatch:
 
     log = Logger()
 
-    def __init__(self, writer: Saver, clock: IReactorTime, now: Callable[[], int], owner: str, feed: Feed) -> None:
-        """``now``: the store's wall clock in milliseconds; ``owner``: this process, unlike any other."""
+    def __init__(
+        self,
+        writer: Saver,
+        clock: IReactorTime,
+        now: Callable[[], int],
+        owner: str,
+        feed: Feed,
+        vault: Vault | None = None,
+    ) -> None:
+        """``now``: the store's wall clock in milliseconds; ``owner``: this process, unlike any other. Without a
+        ``vault`` no secret parameters are taken."""
         self.scheduler = Scheduler()
         self.doors: dict[int, Door] = {}
         self.ids: dict[str, int] = {}  # players in the players file
@@ -126,6 +179,7 @@ class Dispatch:
         self._now = now
         self._owner = owner
         self._feed = feed
+        self._vault = vault
         self._reports = Together(self._settle)
         self._began = clock.seconds()
         self._left_at: dict[int, float] = {}
@@ -144,8 +198,8 @@ class Dispatch:
         """Save a job, and claim at once for the players that are free."""
         if self.trouble:
             raise DiskNearlyFull(problem=self.trouble)
-        wishes = self.scheduler.offer(new.scope, new.players, new.score)
         now = self._now()
+        wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score)
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
 
     async def _claiming(
@@ -169,7 +223,7 @@ class Dispatch:
         return done
 
     def _ask(self, wish: Wish) -> ClaimAsk:
-        return ClaimAsk(player=wish.player, epoch=wish.epoch, owner=self._owner, room=wish.room, limits=wish.limits)
+        return ClaimAsk(wish.player, wish.epoch, self._owner, wish.room, wish.limits, locks=wish.locks)
 
     def claim_for(self, sessions: Iterable[Session]) -> None:
         """Ask the store for work for those of ``sessions`` that are still here and hungry."""
@@ -177,7 +231,7 @@ class Dispatch:
 
     def _claim(self, wishes: list[Wish]) -> None:
         if wishes:
-            claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: NO_NEWS)
+            claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: News())
             self._background(claim, "claim work")
 
     def _hand_out(self, claims: Iterable[Claimed], epochs: Mapping[int, int]) -> None:
@@ -191,14 +245,29 @@ class Dispatch:
             over |= claimed.ended
             if session is None:
                 continue
+            if claimed.superseded:  # by another conductor: on this connection nothing would ever come
+                self.doors[claimed.player].abort()
+                continue
             if claimed.runs:
-                self._perform(self.doors[claimed.player], Perform(session.epoch, claimed.runs))
+                self._perform(self.doors[claimed.player], Perform(session.epoch, self._unsealed(claimed)))
             braked = braked or session.held
             overtaken += self.scheduler.stirred(session)
         self._feed.touched(jobs, over)
         self._claim(overtaken)
         if braked:  # what was meant for it may be somebody else's to take
             self.claim_for(tuple(self.scheduler.sessions.values()))
+
+    def seal(self, score: str, values: Mapping[str, str]) -> Secrets:
+        """Secret parameters, as the store may have them."""
+        if self._vault is None:
+            raise BadRequest(problem="this conductor takes no secret parameters: it has no key")
+        return self._vault.seal(score, values)
+
+    def _unsealed(self, claimed: Claimed) -> tuple[Run, ...]:
+        """The runs, with their secret parameters if they have any."""
+        if not claimed.sealed:
+            return claimed.runs
+        return tuple(unsealed(self._vault, run, claimed.sealed.get(run.job)) for run in claimed.runs)
 
     def _perform(self, door: Door, perform: Perform) -> None:
         door.say(commands.PERFORM, perform).addErrback(self._not_taken, door)
@@ -231,6 +300,7 @@ class Dispatch:
             door.abort()
             return
         self._feed.touched(greeting.jobs, greeting.ended)
+        self.offer_again(greeting.freed)
         for note in greeting.notes:
             self.log.warn("{peer}: {note}", peer=door.describe(), note=note)
         before = self.scheduler.sessions.get(player)
@@ -295,6 +365,7 @@ class Dispatch:
         self.repertoires.of[session.player] = catalogue.digest
         session.catalogue = catalogue.digest
         session.limits = self.repertoires.limits(catalogue.digest)
+        session.locks = self.repertoires.locks(catalogue.digest)
 
     async def announce(self, door: Door, announce: Announce) -> None:
         """A player's scores, new or changed."""
@@ -360,29 +431,35 @@ class Dispatch:
     async def _settle(self, some: Sequence[Said]) -> frozenset[tuple[int, int]]:
         batches = [Batch(said.session.player, said.session.epoch, said.reports) for said in some]
         wishes = self.scheduler.wishes(said.session for said in some if self.scheduler.current(said.session))
+        awaited = self._feed.awaited({report.job for said in some for report in said.reports})
         now = self._now()
-        settled = await self._claiming(
-            wishes,
-            now,
-            lambda cursor: statements.settle_all(cursor, self._owner, batches, now),
-            lambda settled: (settled.jobs, settled.ended),
-        )
+
+        def settle(cursor: Cursor) -> tuple[Settled, dict[int, JobView]]:
+            settled = statements.settle_all(cursor, self._owner, batches, now)
+            return settled, {job: statements.job_view(cursor, job) for job in settled.ended & awaited}
+
+        settled, _ = await self._claiming(wishes, now, settle, lambda done: News(done[0].jobs, done[0].ended, done[1]))
         if settled.unknown:
             who = ", ".join(sorted({said.session.name for said in some})[:5])
             self.log.warn(
                 "{many} reported runs are of jobs that are not here any more ({who})", many=settled.unknown, who=who
             )
-        self._offer_again(settled.freed)
+        self.offer_again(settled.freed)
         return settled.superseded
 
-    def _offer_again(self, freed: Iterable[Freed]) -> None:
+    def offer_again(self, freed: Iterable[Freed]) -> None:
+        """These tasks may be handed out from now on."""
         wishes: list[Wish] = []
         for task in freed:
             if task.player is not None:
                 wishes += self.scheduler.offer(Scope.ALL, (task.player,))
             else:
                 wishes += self.scheduler.offer(Scope.ONE, task.candidates, task.score)
-        self._claim(sorted(wishes, key=lambda wish: wish.player))
+        self._claim_in_turn(sorted(wishes, key=lambda wish: wish.player))
+
+    def _claim_in_turn(self, wishes: list[Wish]) -> None:
+        for start in range(0, len(wishes), AT_ONCE):
+            self._claim(wishes[start : start + AT_ONCE])
 
     async def output(self, door: Door, pieces: list[Piece]) -> None:
         """Save kept output that goes ahead of its report."""
@@ -457,9 +534,7 @@ class Dispatch:
         for one in done.lifted:
             self._say_braked("{who} (uid {uid}) releases {what}", one, who)
         if done.lifted:
-            wishes = self.scheduler.offer(Scope.ALL, tuple(self.scheduler.sessions))
-            for start in range(0, len(wishes), AT_ONCE):
-                self._claim(wishes[start : start + AT_ONCE])
+            self._claim_in_turn(self.scheduler.offer(Scope.ALL, tuple(self.scheduler.sessions)))
         return done
 
     def _say_braked(self, sentence: str, hold: Hold, who: Asker, **more: str) -> None:
@@ -489,9 +564,7 @@ class Dispatch:
     async def _one_step(
         self, step: Callable[[Cursor, int, tuple[int, int] | None], Cancelled], after: tuple[int, int] | None
     ) -> Cancelled:
-        now = self._now()
-        done = await self._writer.write(lambda cursor: step(cursor, now, after))
-        self._feed.touched(done.jobs, done.ended)
+        done = await self.change(lambda cursor, now: step(cursor, now, after))
         for player, seqs in done.orders.items():
             door = self.doors.get(player)
             if door is not None:
@@ -507,13 +580,17 @@ class Dispatch:
         return many
 
     async def sweep(self, work: Callable[[Cursor, int], Swept]) -> None:
-        """Let time pass over the store: expiries, removals, runs nobody will hear of. Bounded steps until done."""
-        more = True
-        while more:
-            now = self._now()
-            swept = await self._writer.write(lambda cursor, now=now: work(cursor, now))  # type: ignore[misc]
-            self._feed.touched(swept.jobs, swept.ended)
-            more = swept.more
+        """Let time pass over the store: expiries, removals, what begins now. Bounded steps until done."""
+        while (await self.change(work)).more:
+            pass
+
+    async def change(self, work: Callable[[Cursor, int], C]) -> C:
+        """Do something to jobs; then tell their watchers, and hand out what may be handed out with it."""
+        now = self._now()
+        done = await self._writer.write(lambda cursor: work(cursor, now))
+        self._feed.touched(done.jobs, done.ended)
+        self.offer_again(done.freed)
+        return done
 
     def _background(self, work: Awaitable[Any], purpose: str) -> None:
         def failed(failure: Failure) -> None:
@@ -526,4 +603,4 @@ class Dispatch:
 
 
 def _one_job(submitted: Submitted) -> News:
-    return (submitted.job,), ()
+    return News((submitted.job,))

@@ -5,7 +5,8 @@ handed to the dispatch; the door only keeps the connection honest.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from cryptography.x509 import Certificate
@@ -20,7 +21,7 @@ from orchestra.model import Announce, Hello, Piece, Report, Started
 from orchestra.security.contexts import ServerCredentials, peer_certificate
 from orchestra.security.names import player_name
 from orchestra.wire import commands
-from orchestra.wire.peer import CLOSED, Peer
+from orchestra.wire.peer import CLOSED, Peer, Word
 from orchestra.wire.tls import over_tls
 
 NOT_LISTED: Final = "is not in the conductor's players file"
@@ -56,17 +57,11 @@ class Dispatch(Protocol):
 class Door(Peer):
     """The connection of one player; ``session`` exists from its Hello on."""
 
+    __slots__ = ("_deadline", "_dispatch", "_inside", "_limits", "address", "name", "player", "session")
+
     def __init__(self, clock: IReactorTime, dispatch: Dispatch, limits: Limits, inside: Callable[[], None]) -> None:
         """``inside`` is called once: the handshake is over, one way or the other."""
-        handlers = (
-            (commands.HELLO, self._hello),
-            (commands.ANNOUNCE, self._announce),
-            (commands.REPORT, self._report),
-            (commands.OUTPUT, self._output),
-            (commands.PROGRESS, self._progress),
-            (commands.BEAT, self._beat),
-        )
-        super().__init__(clock, handlers, limits.queue)
+        super().__init__(clock, (), limits.queue)
         self.name = ""
         self.player: int | None = None
         self.address = ""
@@ -138,8 +133,9 @@ class Door(Peer):
         self._deadline = self.clock.callLater(seconds, self._too_slow, failing, seconds)
 
     def _no_deadline(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
 
     def _too_slow(self, failing: str, seconds: float) -> None:
         self.log.warn(
@@ -148,6 +144,11 @@ class Door(Peer):
         self.abort()
 
     # ---- what the player says
+
+    def word(self, name: bytes) -> Word | None:
+        """Looked up in one table for all doors: one of its own would be a kilobyte for each."""
+        command, handler = _WORDS.get(name, (None, None))
+        return Word(command, partial(handler, self)) if command and handler else None
 
     async def _hello(self, hello: Hello) -> None:
         if self.hanging_up:
@@ -183,6 +184,19 @@ class Door(Peer):
         if self.session is None and not self.hanging_up:
             self.abort()
         return self.session is not None
+
+
+_WORDS: Final[dict[bytes, tuple[commands.Command, Callable[[Door, Any], Awaitable[None]]]]] = {
+    command.name: (command, handler)
+    for command, handler in (
+        (commands.HELLO, Door._hello),
+        (commands.ANNOUNCE, Door._announce),
+        (commands.REPORT, Door._report),
+        (commands.OUTPUT, Door._output),
+        (commands.PROGRESS, Door._progress),
+        (commands.BEAT, Door._beat),
+    )
+}
 
 
 class Porch(Factory):

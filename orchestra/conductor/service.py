@@ -137,6 +137,7 @@ class Conductor(Service):
         self._now = now
         self._fail = fail
         self.seat: Service | None = None
+        self.ready: Callable[[], object] = lambda: None
         self.upkeep: Upkeep | None = None
         self._reloading = DeferredLock()
         self._warned_at: float | None = None
@@ -189,7 +190,9 @@ class Conductor(Service):
             self.seat.startService()
         self._start_loops(chosen.beat / 1000)
         many = len(self._dispatch.ids)
-        self.log.info("conductor {version} is running, {players} players", version=__version__, players=many)
+        players = "1 player" if many == 1 else f"{many} players"
+        self.log.info("conductor {version} is running, {players}", version=__version__, players=players)
+        self.ready()
 
     def _cannot_open(self, failure: Failure) -> None:
         if isinstance(failure.value, OrchestraError):
@@ -253,11 +256,13 @@ class Conductor(Service):
 
     async def _expire(self) -> None:
         await self._dispatch.sweep(statements.expire)
+        await self._dispatch.sweep(statements.open_due)
 
     async def _give_up(self) -> None:
         grace = self._settings.removal_grace
         await self._dispatch.give_up()
         await self._dispatch.sweep(lambda cursor, now: statements.sweep_removed(cursor, now, grace))
+        await self._dispatch.sweep(lambda cursor, now: statements.strike_removed(cursor, now, grace))
 
     def _sweep_silent(self, seconds: float) -> None:
         self._dispatch.sweep_silent(seconds)
@@ -287,9 +292,9 @@ class Conductor(Service):
             chosen = self._read_settings()
         except OrchestraError as problem:
             return self._said([], [problem.sentence])
-        restart = _needs_restart(self._settings, chosen)
+        restart = settings.differing(self._settings, chosen, {"players", *LIVE, *_files(chosen)})
         if restart:
-            refused.append(f"changed, but read at start only: {', '.join(restart)}; restart the conductor for that")
+            refused.append(settings.needs_restart(restart, "conductor"))
         changed += self._take_over(chosen)
         try:
             names = settings.players_file(chosen.players, chosen.default_domain)
@@ -337,11 +342,6 @@ def _files(chosen: ConductorSettings) -> dict[str, str]:
 
 def _removals(chosen: ConductorSettings, accepted: int = 0) -> Removals:
     return Removals(chosen.players, chosen.removal_limit.of, accepted)
-
-
-def _needs_restart(old: ConductorSettings, new: ConductorSettings) -> list[str]:
-    live = {"players", *LIVE, *_files(new)}
-    return [key for key in new._fields if key not in live and getattr(old, key) != getattr(new, key)]
 
 
 def whole(*services: Service) -> MultiService:

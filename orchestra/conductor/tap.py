@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.application.service import IService
@@ -24,12 +25,14 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.service import Conductor, Roster, Store, load_credentials, whole
 from orchestra.conductor.upkeep import Upkeep
-from orchestra.errors import EX_SOFTWARE, ConfigError, FileProblem, OrchestraError, StoreFailed
+from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import ConductorOptions, refuse, stop_failing
 from orchestra.security.contexts import ServerCredentials
+from orchestra.security.vault import Vault
 from orchestra.store import sqlite, statements
 from orchestra.store.writer import Reader, Writer
+from orchestra.supervisor import tell_ready
 
 Options = ConductorOptions
 T = TypeVar("T")
@@ -51,11 +54,11 @@ def makeService(options: ConductorOptions) -> IService:
 def _make(reactor: Any, options: ConductorOptions) -> IService:
     chosen: settings.ConductorSettings = options.read()
     names = settings.players_file(chosen.players, chosen.default_domain)
-    tls = ServerCredentials(load_credentials(chosen))
+    tls = ServerCredentials(load_credentials(chosen), chosen.key_exchange)
     now = StoreClock(_wall, _boot_clock)
-    gid = _group(chosen)
+    gid = _group(options, chosen)
     sqlite.try_lock(chosen.state)
-    _check_ports(chosen)
+    _check_ports(options, chosen)
 
     def fatal(problem: StoreFailed) -> None:
         store.doubted = True
@@ -63,13 +66,15 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         stop_failing(reactor, EX_SOFTWARE)
 
     store = sqlite.Store(chosen.state)
-    writer = Writer(store.connect, reactor.callFromThread, fatal, "store")
+    writer = Writer(store.connect, reactor.callFromThread, fatal, "store", partial(reactor.callLater, 0))
     reader = Reader(store.connect, reactor.callFromThread)
     feed = Feed(
         lambda job, since, limit: reader.read(lambda cursor: statements.news(cursor, job, since, limit)),
         lambda job: reader.read(lambda cursor: statements.ended(cursor, job)),
+        lambda since, limit: reader.read(lambda cursor: statements.all_events(cursor, since, limit)),
     )
-    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed)
+    vault = Vault(chosen.secret_key)
+    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed, vault)
     roster = Roster(dispatch, writer, now)
     conductor = Conductor(
         reactor, options.read, tls, dispatch, roster, names, now, lambda status: stop_failing(reactor, status)
@@ -98,6 +103,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     as_another_user = bool(options.parent is not None and options.parent.get("uid"))
     if not as_another_user:
         store.open()
+        vault.open()
 
     def whole_after_all(_: object) -> None:
         store.unchecked = False
@@ -112,6 +118,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def start() -> None:
         if as_another_user:
             store.open()
+            vault.open()
         writer.start()
         reader.start()
         if store.unchecked:
@@ -122,12 +129,13 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def stop() -> Any:
         return reader.stop().addCallback(lambda _: writer.stop()).addCallback(lambda _: store.close())
 
+    conductor.ready = tell_ready
     conductor.seat = audience_port(reactor, chosen.audience, 0o660, chosen.audience_group, desk)
     hangup = Hangup(reactor, conductor.reload)
     return whole(Store(start, stop), conductor, hangup)
 
 
-def _check_ports(chosen: settings.ConductorSettings) -> None:
+def _check_ports(options: ConductorOptions, chosen: settings.ConductorSettings) -> None:
     """Raise while somebody can be told, not when the daemon is in the background."""
     free_path(chosen.audience, "conductor")
     for listen in chosen.listen:
@@ -137,19 +145,17 @@ def _check_ports(chosen: settings.ConductorSettings) -> None:
                 probe.bind((listen.host, listen.port))
             except OSError as problem:
                 where, why = f"{listen.host}:{listen.port}", os.strerror(problem.errno or 0)
-                file = os.path.join(chosen.config, "conductor.conf")
-                raise FileProblem(file=file, problem=f"cannot listen on {where} (key 'listen'): {why}") from None
+                raise options.wrong("listen", f"cannot listen on {where}: {why}") from None
 
 
-def _group(chosen: settings.ConductorSettings) -> int | None:
+def _group(options: ConductorOptions, chosen: settings.ConductorSettings) -> int | None:
     if not chosen.audience_group:
         return None
     try:
         return grp.getgrnam(chosen.audience_group).gr_gid
     except KeyError:
-        file = os.path.join(chosen.config, "conductor.conf")
         problem = f"this machine has no group '{chosen.audience_group}'; 'groupadd --system' makes one"
-        raise ConfigError(file=file, line=0, key="audience_group", problem=problem) from None
+        raise options.wrong("audience_group", problem) from None
 
 
 def _wall() -> int:

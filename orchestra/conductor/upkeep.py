@@ -10,11 +10,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from orchestra.audience.desk import BackedUp
+from orchestra.audience.desk import BackedUp, Cleared
 from orchestra.conductor.dispatch import Dispatch
+from orchestra.model import PrunePlan
 from orchestra.settings import ConductorSettings
 from orchestra.store import statements
 from orchestra.store.backup import back_up
+from orchestra.store.pruneplan import plan
 from orchestra.store.reserve import Reserve
 from orchestra.store.saver import Saver
 from orchestra.store.sqlite import check
@@ -93,8 +95,28 @@ class Upkeep:
 
     # ---- pruning
 
-    async def prune(self) -> None:
-        """Remove what is too old or too much, step by step, then give the room back to the disk."""
+    async def plan(self) -> PrunePlan:
+        """What pruning would remove now."""
+
+        def work() -> PrunePlan:
+            with closing(self._connect()) as connection:
+                connection.set_progress_handler(lambda: self.stopping, STEPS)
+                connection.execute("BEGIN")
+                return plan(connection.cursor(), self._now(), self._chosen.keep, self._chosen.keep_size)
+
+        return await self._in_thread(work)
+
+    async def prune_now(self, who: str) -> Cleared:
+        """Remove that, for somebody who waits for it."""
+        before = await self._writer.write(statements.size)
+        jobs, outputs = await self.prune()
+        after = await self._writer.write(statements.size)
+        self.log.info("{who} had {jobs} jobs pruned", who=who, jobs=jobs)
+        return Cleared(jobs=jobs, outputs=outputs, before=before, after=after)
+
+    async def prune(self) -> tuple[int, int]:
+        """Remove what is too old or too much, step by step, then give the room back to the disk; how many jobs went,
+        and how many pieces of output of others."""
         jobs = outputs = 0
         more = True
         while more and not self.stopping:
@@ -108,6 +130,7 @@ class Upkeep:
         while more and not self.stopping:
             more = await self._writer.write(statements.give_back)
             await self._breathe()
+        return jobs, outputs
 
     def _prune_some(self, cursor: Cursor) -> Pruned:
         return statements.prune(cursor, self._now(), self._chosen.keep, self._chosen.keep_size)

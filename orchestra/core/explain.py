@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from orchestra.model import Held, Hold, TaskView
+from orchestra import rolling
+from orchestra.model import Held, Hold, JobView, Paused, TaskView
 
 
 class Presence(Struct, frozen=True, kw_only=True):
@@ -35,6 +36,33 @@ def held(hold: Hold) -> str:
     """A hold in one line: what, since when, by whom and why."""
     what = {Held.EVERYTHING: "everything", Held.HOST: hold.name, Held.SCORE: f"the score {hold.name}"}[hold.kind]
     return f"{what} is held since {moment(hold.at)} by {hold.owner}: {hold.reason}"
+
+
+def paused(by: Paused) -> str:
+    """A pause in one line: since when, and by whom."""
+    return f"the job is paused since {moment(by.at)} by {by.owner}"
+
+
+def why_not_let_go(job: JobView, task: TaskView) -> str:
+    """What a task waits for that may go to nobody yet, whoever is there; "" if that is not so."""
+    gate = paused(job.paused) if job.paused else _gate(job, task)
+    return f"waits: {gate}, {until(job.expires_at)}" if gate else ""
+
+
+def _gate(job: JobView, task: TaskView) -> str:
+    course = job.course
+    if course is None:
+        return ""
+    if course.stopped:
+        return f"about to be cancelled, {course.stopped}"
+    if task.task < course.opened:
+        return ""
+    if not course.wave and course.next_at is not None and course.waves.max_failures is None:
+        return f"the job begins {moment(course.next_at)}"
+    wave = rolling.wave_of(course.waves, task.task)
+    following = course.next_at is not None and wave == course.wave + 1
+    begins = f"begins {moment(course.next_at or 0)}" if following else "has not begun"
+    return f"its wave, {wave} of {rolling.how_many(course.waves)}, {begins}"
 
 
 def why_waiting(player: Presence, score: str, expires_at: int | None) -> str:

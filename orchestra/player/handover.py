@@ -4,7 +4,7 @@ A stage that is to be replaced first has the program that is on the disk now tri
 that no disk knows goes along in a memory file. Standard library only.
 """
 
-import base64
+import binascii
 import json
 import os
 import signal
@@ -111,12 +111,12 @@ def handed(book: int) -> State:
 
 def text(data: bytes | bytearray) -> str:
     """Bytes, as the memory file holds them."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def data(text: str) -> bytes:
     """The bytes again."""
-    return base64.b64decode(text)
+    return binascii.a2b_base64(text)
 
 
 def _program() -> list[str]:

@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from orchestra import __version__, parameters
+from orchestra import __version__
 from orchestra.audience.desk import Reloaded
 from orchestra.audience.node import Drained, Idle, Killing, NodeStatus
 from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist
@@ -30,13 +30,17 @@ from orchestra.model import (
     Started,
     Welcome,
 )
+from orchestra.parameters.declared import no_dry_run
+from orchestra.parameters.declared import refusal as breach
 from orchestra.player import onsite
 from orchestra.player.backstage import Backstage, Standing
 from orchestra.player.drain import Marker
 from orchestra.player.execution import Execution
 from orchestra.player.line import Connector, Line
+from orchestra.player.pins import other_digest
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.reporting import Reporter
+from orchestra.settings import needs_restart
 from orchestra.store.journal import Journal
 from orchestra.store.reserve import Reserve
 from orchestra.store.writer import Writer
@@ -48,6 +52,7 @@ LOOK_AT_CERTIFICATES: Final = 60.0
 WARN_EVERY: Final = 86_400.0
 NOTHING: Final = JournalChange()
 STAGE_RETRY: Final = 1.0
+NOT_LOOKED: Final = "it has not been looked for yet"
 
 
 class Player(Service):
@@ -74,6 +79,7 @@ class Player(Service):
         warnings: Callable[[], list[str]],
         fail: Callable[[int], object],
         reserve: int = 32 << 20,
+        stale_settings: Callable[[], list[str]] = list,
     ) -> None:
         """``start_stage`` is None when the stage has a unit of its own; the rest is made by the tap."""
         self._reactor = reactor
@@ -89,6 +95,7 @@ class Player(Service):
         self._make_backstage = make_backstage
         self._connector = make_connector(self)
         self._reload_certificates = reload_certificates
+        self._stale_settings = stale_settings
         self._warnings = warnings
         self._fail = fail
         self._reserve = Reserve(journal.directory, reserve)
@@ -104,7 +111,7 @@ class Player(Service):
         self._alarms: dict[int, Started] = {}  # runs that should have ended, and do not
         self._marker = Marker(journal.directory)
         self._standing: Standing | None = None
-        self._stage_problem = "it has not been looked for yet"
+        self._stage_problem = NOT_LOOKED
         self._connected_at: int | None = None
         self._idle: list[Deferred[None]] = []
         self._loops: list[LoopingCall] = []
@@ -121,6 +128,8 @@ class Player(Service):
             self.log.error("{note}", note=self._journal.note)
         self._writer.start()
         self._repertoire.reload()
+        for refused in self._repertoire.catalogue.refused:
+            self.log.warn("'{score}' refused: {reason}", score=refused.name, reason=refused.reason)
         self._worklist = Worklist(self._journal.entries, self._journal.high, self._slots, self._boot)
         self._backstage = self._make_backstage(self._journal.identity, self)
         self._marker.read()
@@ -227,7 +236,9 @@ class Player(Service):
                 raise
             await self._start_stage()
             standing = await self._backstage.connect()
-        self._standing = standing
+        if self._stage_problem != NOT_LOOKED:
+            self.log.info("the stage is there")
+        self._standing, self._stage_problem = standing, ""
         if standing.program != __version__:
             self.log.info("the stage is {theirs}, we are {ours}", theirs=standing.program, ours=__version__)
             self._backstage.upgrade()
@@ -252,11 +263,11 @@ class Player(Service):
     def _no_stage(self, failure: Failure) -> None:
         if self._stopping:
             return
-        self._standing, self._stage_problem = None, str(failure.value)
-        if isinstance(failure.value, OrchestraError):
-            self.log.error("{problem} Trying again.", problem=failure.value.sentence)
-        else:
+        known, self._standing, self._stage_problem = self._stage_problem, None, str(failure.value)
+        if not isinstance(failure.value, OrchestraError):
             self.log.failure("the stage cannot be reached; trying again", failure=failure)
+        elif known != self._stage_problem:  # said once, though it is tried every second
+            self.log.error("{problem} Trying again.", problem=failure.value.sentence)
         self._reactor.callLater(STAGE_RETRY, self._find_stage)
 
     def stage_lost(self, reason: str) -> None:
@@ -279,7 +290,8 @@ class Player(Service):
 
     def _start(self, entry: JournalEntry) -> None:
         if self._worklist.asked(entry.seq):
-            self._backstage.perform(entry, self._name, self._execution(entry))
+            secrets = self._worklist.secrets(entry.seq)
+            self._backstage.perform(entry, self._name, self._execution(entry), secrets)
         elif not self._worklist.stage_up:
             self._waiting_for_stage.append(entry)
 
@@ -369,18 +381,19 @@ class Player(Service):
         await self._enact(steps)
 
     def _judge(self, run: Run) -> Judgement:
-        problem = parameters.problem(run.params)
-        if problem:
-            return Judgement(refusal=problem)
+        if run.trouble:
+            return Judgement(refusal=run.trouble)
         try:
             score = self._repertoire.find(run.score)
         except UnfitScore as refusal:
             return Judgement(refusal=refusal.sentence)
         if run.digest and run.digest != score.digest:
-            return Judgement(
-                refusal=f"the score '{run.score}' here is not the one that was asked for (digest {score.digest[:12]})"
-            )
-        return Judgement(concurrency=score.rules.concurrency)
+            return Judgement(refusal=other_digest(run.score, score.digest, run.digest))
+        if problem := breach(score.rules.params, run.params, run.secrets):
+            return Judgement(refusal=problem)
+        if run.dry_run and not score.rules.dry_run:
+            return Judgement(refusal=no_dry_run(run.score))
+        return Judgement(concurrency=score.rules.concurrency, lock=score.rules.lock)
 
     async def cancel(self, seqs: list[int]) -> None:
         """Cancel runs; returning means: settled, or being killed."""
@@ -510,12 +523,17 @@ class Player(Service):
     async def reload(self) -> Reloaded:
         """Read scores and certificates again; what cannot be used is refused and the old one stays."""
         changed = self._reload_scores()
+        certificates: list[str] = []
+        refused: list[str] = []
         try:
             certificates = self._reload_certificates()
+            if stale := self._stale_settings():
+                refused.append(needs_restart(stale, "player"))
         except OrchestraError as problem:
-            self.log.error("reload refused: {problem}", problem=problem.sentence)
-            return Reloaded(changed=tuple(changed), refused=(problem.sentence,))
-        for line in certificates or ([] if changed else ["nothing has changed"]):
+            refused.append(problem.sentence)
+        for line in refused:
+            self.log.error("reload refused: {line}", line=line)
+        for line in certificates or ([] if changed or refused else ["nothing has changed"]):
             self.log.info("reload: {line}", line=line)
         self._connector.again()
-        return Reloaded(changed=(*changed, *certificates))
+        return Reloaded(changed=(*changed, *certificates), refused=tuple(refused))

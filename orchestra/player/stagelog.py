@@ -43,3 +43,14 @@ class Log:
             self.reopen()
         except OSError as trouble:
             self.say(f"the log {self._path} cannot be opened: {trouble.strerror}")
+
+
+def traced(bug: BaseException) -> str:
+    """What it is and where it came from, on one line. Python's own module for that is not small, and may be gone when
+    it is needed: a stage lives long."""
+    places, at = [], bug.__traceback__
+    while at:
+        code = at.tb_frame.f_code
+        places.append(f"{os.path.basename(code.co_filename)}:{at.tb_lineno} {code.co_name}")
+        at = at.tb_next
+    return f"{type(bug).__name__}: {bug} (in {', in '.join(places)})"

@@ -4,18 +4,20 @@ import gc
 import os
 import sys
 import time
+from functools import partial
 from random import SystemRandom
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService, MultiService
 
 from orchestra import settings
 from orchestra.audience.seat import free_path
-from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
+from orchestra.errors import EX_SOFTWARE, OrchestraError, ScoreUserMissing, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import PlayerOptions, refuse, stop_failing
 from orchestra.player import seat
 from orchestra.player.backstage import Backstage, start_stage
+from orchestra.player.launch import is_user
 from orchestra.player.line import Connector
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.service import Player
@@ -23,8 +25,10 @@ from orchestra.security import credentials
 from orchestra.security.contexts import ClientCredentials
 from orchestra.store import journal
 from orchestra.store.writer import Writer
+from orchestra.supervisor import tell_ready
 
 Options = PlayerOptions
+FILES: Final = ("certificate", "key", "ca", "crl")
 
 
 def makeService(options: PlayerOptions) -> IService:
@@ -42,22 +46,29 @@ def makeService(options: PlayerOptions) -> IService:
 
 def _make(reactor: Any, options: PlayerOptions) -> IService:
     chosen: settings.PlayerSettings = options.read()
-    tls = ClientCredentials(load_credentials(chosen))
+    tls = ClientCredentials(load_credentials(chosen), chosen.key_exchange)
+    as_another_user = bool(options.parent is not None and options.parent.get("uid"))
+    if chosen.stage_start:
+        _check_score_user(options, chosen.score_user, os.geteuid() == 0 and not as_another_user)
     journal.try_lock(chosen.state)
     free_path(chosen.seat, "player")
     book = journal.Journal(chosen.state)
-    if not (options.parent is not None and options.parent.get("uid")):
+    if not as_another_user:
         book.open()  # here, where what is wrong is still told to whoever starts us
 
     def fatal(problem: StoreFailed) -> None:
         player.log.critical("{problem}", problem=problem.sentence)
         stop_failing(reactor, EX_SOFTWARE)
 
+    files = _files(chosen)
+
     def reload_certificates() -> list[str]:
+        nonlocal files
         fresh = options.read()
-        if not tls.credentials.stale() and _files(fresh) == _files(chosen):
+        if not tls.credentials.stale() and _files(fresh) == files:
             return []
         tls.replace(load_credentials(fresh))
+        files = _files(fresh)
         return ["certificates read again"]
 
     player = Player(
@@ -68,7 +79,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
         boot_clock=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
         wall=lambda: time.time_ns() // 1_000_000,
         journal=book,
-        writer=Writer(book.connect, reactor.callFromThread, fatal, "journal"),
+        writer=Writer(book.connect, reactor.callFromThread, fatal, "journal", partial(reactor.callLater, 0)),
         repertoire=Repertoire(chosen.scores, {0, os.geteuid()}),
         start_stage=(lambda: start_stage(reactor, chosen)) if chosen.stage_start else None,
         make_backstage=lambda identity, listener: Backstage(reactor, chosen.stage, identity, listener),
@@ -76,6 +87,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
             reactor, chosen.conductors, tls, listener, chosen.beat / 1000, SystemRandom()
         ),
         reload_certificates=reload_certificates,
+        stale_settings=lambda: settings.differing(chosen, options.read(), FILES),
         warnings=lambda: list(tls.credentials.warnings(time.time_ns() // 1_000_000)),
         fail=lambda status: stop_failing(reactor, status),
         reserve=chosen.reserve,
@@ -84,7 +96,16 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     services = MultiService()
     for service in (player, seat.make(reactor, chosen.seat, player), Hangup(reactor, player.reload)):
         service.setServiceParent(services)
+    reactor.callWhenRunning(tell_ready)
     return services
+
+
+def _check_score_user(options: PlayerOptions, score_user: str, as_root: bool) -> None:
+    """Raise while somebody can be told: the stage would say it to a log, again and again."""
+    if score_user and not is_user(score_user):
+        raise options.wrong("score_user", f"this machine has no user '{score_user}'")
+    if as_root and not score_user:
+        raise ScoreUserMissing()
 
 
 def load_credentials(chosen: settings.PlayerSettings) -> credentials.Credentials:
@@ -93,7 +114,7 @@ def load_credentials(chosen: settings.PlayerSettings) -> credentials.Credentials
 
 
 def _files(chosen: settings.PlayerSettings) -> tuple[str, ...]:
-    return chosen.certificate, chosen.key, chosen.ca, chosen.crl
+    return tuple(getattr(chosen, key) for key in FILES)
 
 
 def _boot_id() -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 from twisted.internet import error
 from twisted.internet.interfaces import (
@@ -28,6 +29,7 @@ from orchestra.security.names import conductor_names, describe, issuer
 
 __all__ = [
     "ALPN",
+    "CLASSICAL",
     "ClientCredentials",
     "ServerCredentials",
     "Unverified",
@@ -39,6 +41,10 @@ __all__ = [
 ]
 
 ALPN: Final = b"orchestra/1"
+CLASSICAL: Final = "classical"
+"""The key exchange that is X25519 or P-256; any other leaves it to OpenSSL, which likes X25519 with ML-KEM best."""
+
+_CLASSICAL_GROUPS: Final = b"X25519:P-256"
 _MUTUAL: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
@@ -51,21 +57,22 @@ class Unverified(SSL.Error):
         self.code, self.certificate, self.depth, self.problem = code, certificate, depth, problem
 
 
-def server_context(credentials: Credentials) -> SSL.Context:
+def server_context(credentials: Credentials, key_exchange: str = CLASSICAL) -> SSL.Context:
     """A context for the conductor's port: whoever connects must have a certificate that verifies."""
-    return _context(credentials, _verify)
+    return _context(credentials, key_exchange, _verify)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerCredentials:
     """What new connections are accepted with. Replacing it leaves the connections that exist alone."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, key_exchange: str = CLASSICAL) -> None:
+        self._key_exchange = key_exchange
         self.replace(credentials)
 
     def replace(self, credentials: Credentials) -> None:
         """Accept from now on with these."""
-        self._context = server_context(credentials)
+        self._context = server_context(credentials, self._key_exchange)
         self.credentials = credentials
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
@@ -76,9 +83,9 @@ class ServerCredentials:
 class _ClientOptions:
     """Connects to the conductor of one name, and to nobody else."""
 
-    def __init__(self, credentials: Credentials, conductor_name: str) -> None:
+    def __init__(self, credentials: Credentials, conductor_name: str, key_exchange: str) -> None:
         self._name = conductor_name.encode("ascii")
-        self._context = _context(credentials, _verify_conductor(conductor_name))
+        self._context = _context(credentials, key_exchange, _verify_conductor(conductor_name))
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
@@ -86,16 +93,19 @@ class _ClientOptions:
         return connection
 
 
-def client_options(credentials: Credentials, conductor_name: str) -> IOpenSSLClientConnectionCreator:
+def client_options(
+    credentials: Credentials, conductor_name: str, key_exchange: str = CLASSICAL
+) -> IOpenSSLClientConnectionCreator:
     """What connects to the conductor called ``conductor_name``; its certificate must hold exactly that name. It holds
     a context: keep it while credentials and name stay the same."""
-    return _ClientOptions(credentials, conductor_name)
+    return _ClientOptions(credentials, conductor_name, key_exchange)
 
 
 class ClientCredentials:
     """The player's side: one :func:`client_options` per conductor, made once per set of credentials."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, key_exchange: str = CLASSICAL) -> None:
+        self._key_exchange = key_exchange
         self.replace(credentials)
 
     def replace(self, credentials: Credentials) -> None:
@@ -106,7 +116,8 @@ class ClientCredentials:
     def options(self, conductor_name: str) -> IOpenSSLClientConnectionCreator:
         """What connects to the conductor called ``conductor_name``."""
         if conductor_name not in self._options:
-            self._options[conductor_name] = client_options(self.credentials, conductor_name)
+            made = client_options(self.credentials, conductor_name, self._key_exchange)
+            self._options[conductor_name] = made
         return self._options[conductor_name]
 
 
@@ -124,9 +135,11 @@ def peer_certificate(transport: ISSLTransport) -> x509.Certificate:
 _Verify = Callable[[SSL.Connection, Any, int, int, int], bool]
 
 
-def _context(credentials: Credentials, verify: _Verify) -> SSL.Context:
+def _context(credentials: Credentials, key_exchange: str, verify: _Verify) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    if key_exchange == CLASSICAL:
+        _only_classical(context)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 22 kB for each idle connection
     # A resumed session would skip the verification, and with it the revocation lists.
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION)
@@ -144,6 +157,12 @@ def _context(credentials: Credentials, verify: _Verify) -> SSL.Context:
     context.set_alpn_protos([ALPN])
     context.set_alpn_select_callback(_choose_protocol)
     return context
+
+
+def _only_classical(context: SSL.Context) -> None:
+    # pyOpenSSL has no word for a list of groups, only for a single curve
+    if not Binding.lib.SSL_CTX_set1_curves_list(context._context, _CLASSICAL_GROUPS):
+        raise ValueError(f"OpenSSL does not know {_CLASSICAL_GROUPS!r}")
 
 
 def _choose_protocol(connection: SSL.Connection, offered: list[bytes]) -> bytes:

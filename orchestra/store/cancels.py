@@ -9,7 +9,7 @@ from sqlite3 import Cursor
 from typing import Any, Final
 
 from orchestra.model import Choice, Chosen, State
-from orchestra.store import moves
+from orchestra.store import gates, moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Cancelled
 from orchestra.store.views import no_such_job
@@ -64,6 +64,7 @@ class _Step:
             lost=self._states.count(State.LOST),
             orders={player: tuple(sorted(seqs)) for player, seqs in self._orders.items()},
             after=after,
+            freed=tuple(self.ledger.freed),
         )
 
 
@@ -82,6 +83,8 @@ def cancel(
         raise no_such_job(cur, job)
     chosen = None if players is None else set(players)
     step = _Step(cur, actor, now)
+    if chosen is None:
+        gates.give_up(cur, job, actor, now)
     tasks = moves.rows(cur, "job_id = ? AND n > ? ORDER BY n LIMIT ?", (job, (after or _BEGIN)[1], limit))
     for task in tasks:
         step.take(task, chosen)
@@ -108,6 +111,7 @@ def cancel_chosen(
     found = f"SELECT job_id FROM jobs WHERE {where} AND job_id >= ? ORDER BY job_id LIMIT ?"
     jobs = [job for (job,) in cur.execute(found, (*values, first, limit))]
     for job in jobs:
+        gates.give_up(cur, job, actor, now)
         behind, left = (n if job == first else -1), limit - step.seen
         tasks = moves.rows(cur, "job_id = ? AND n > ? AND state + 0 < 3 ORDER BY n LIMIT ?", (job, behind, left))
         for task in tasks:
@@ -134,13 +138,22 @@ def _tasks_on(cur: Cursor, choice: Choice, player: int, up_to: int, limit: int) 
     where, values = _of(choice, up_to)
     of_these = f"AND job_id IN (SELECT job_id FROM jobs WHERE {where})"
     found: list[moves.TaskRow] = []
-    for condition in ("state = 1 AND cancel = 0", "state = 0"):
+    for condition in ("state = 1 AND cancel = 0", "state = 0", "state = 2"):
         mine = f"player_id = ? AND {condition} {of_these} LIMIT ?"
         found += moves.rows(cur, mine, (player, *values, limit - len(found)))
     candidate = f"SELECT job_id, n FROM candidates WHERE player_id = ? {of_these} LIMIT ?"
     for place in cur.execute(candidate, (player, *values, limit - len(found))).fetchall():
         found += moves.rows(cur, "job_id = ? AND n = ?", place)
-    return found
+    return (found + _held_for_one(cur, player, where, values))[:limit]
+
+
+def _held_for_one(cur: Cursor, player: int, where: str, values: Sequence[Any]) -> list[moves.TaskRow]:
+    """The held one-of tasks, in the jobs of this condition, that a player may be given one day."""
+    held = moves.held_for_one(cur, player)
+    if not held:
+        return held
+    jobs = {job for (job,) in cur.execute(f"SELECT job_id FROM jobs WHERE {where}", values)}
+    return [task for task in held if task.job in jobs]
 
 
 def choose(cur: Cursor, choice: Choice, players: Iterable[int] | None) -> Chosen:
@@ -166,9 +179,11 @@ def _on(cur: Cursor, players: Iterable[int], where: str, values: Sequence[Any], 
         for found, source in (
             (dispatched, "tasks WHERE player_id = ? AND state = 1"),
             (pending, "tasks WHERE player_id = ? AND state = 0"),
+            (pending, "tasks WHERE player_id = ? AND state = 2"),
             (pending, "candidates WHERE player_id = ?"),
         ):
             found.update(cur.execute(f"SELECT job_id, n FROM {source} {of_these}", (player, *values)))
+        pending.update((task.job, task.n) for task in _held_for_one(cur, player, where, values))
     return Chosen(len({job for job, _ in pending | dispatched}), len(pending), len(dispatched), up_to)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from orchestra.model import Held, Run, State
-from orchestra.store import moves
+from orchestra.store import gates, moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import ClaimAsk, Claimed
 
@@ -45,8 +45,9 @@ _CLAIM: Final = (
     "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING attempt"
 )
 _JOB: Final = (
-    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope FROM jobs JOIN scores USING (score_id) "
-    "JOIN job_params USING (job_id) WHERE job_id = ?"
+    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, jobs.shut, "
+    "job_params.digest FROM jobs "
+    "JOIN scores USING (score_id) JOIN job_params USING (job_id) WHERE job_id = ?"
 )
 Waiting = tuple[int, int, int, int]  # rank, job, n, score_id
 
@@ -56,6 +57,10 @@ class _Job(NamedTuple):
     params: dict[str, str]
     expires_at: int | None
     one_of: bool
+    dry_run: bool
+    sealed: bytes | None
+    shut: bool
+    digest: str
 
 
 class _Books:
@@ -71,8 +76,9 @@ class _Books:
 
     def job(self, job: int) -> _Job:
         if job not in self._jobs:
-            name, body, expires_at, scope = self.cur.execute(_JOB, (job,)).fetchone()
-            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one")
+            name, body, expires_at, scope, dry_run, sealed, shut, digest = self.cur.execute(_JOB, (job,)).fetchone()
+            marks = bool(dry_run), sealed, bool(shut), digest
+            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", *marks)
         return self._jobs[job]
 
     def score(self, score: int) -> str:
@@ -89,8 +95,8 @@ class _Books:
 
 
 def claim(cur: Cursor, asks: Sequence[ClaimAsk], now: int) -> list[Claimed]:
-    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing, and
-    neither does a player that is held: its release asks again."""
+    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing and is told
+    so; a player that is held gets nothing, and its release asks again."""
     books = _Books(cur, now)
     claimed = [_claim_for(books, ask) for ask in sorted(asks, key=lambda ask: ask.player)]
     ended = books.ledger.close()
@@ -101,13 +107,14 @@ def _claim_for(books: _Books, ask: ClaimAsk) -> Claimed:
     row = books.cur.execute(
         "SELECT next_seq, epoch, owner, name FROM players WHERE player_id = ? AND disabled_at IS NULL", (ask.player,)
     ).fetchone()
-    if row is None or row[1:3] != (ask.epoch, ask.owner) or books.held_player(row[3]):
-        return Claimed(ask.player, (), False, frozenset())
+    superseded = row is not None and row[1:3] != (ask.epoch, ask.owner)
+    if row is None or superseded or books.held_player(row[3]):
+        return Claimed(ask.player, (), False, frozenset(), superseded=superseded)
     turn = _Turn(books, ask, row[0])
     turn.fill(max(ask.room, 0))
     if turn.runs:
         books.cur.execute("UPDATE players SET next_seq = ? WHERE player_id = ?", (turn.next_seq, ask.player))
-    return Claimed(ask.player, tuple(turn.runs), turn.more, frozenset(turn.jobs))
+    return Claimed(ask.player, tuple(turn.runs), turn.more, frozenset(turn.jobs), sealed=turn.sealed)
 
 
 class _Turn:
@@ -118,54 +125,76 @@ class _Turn:
         self.player = ask.player
         self.limits = ask.limits
         self.default_limit = ask.default_limit
+        self.locks = ask.locks
         self.next_seq = next_seq
         self.room = 0
         self.left: dict[int, int] = {}  # score_id -> how many more may be given
+        self.of_lock: dict[str, int] = {}  # how many were given of all its scores
+        self.sealed: dict[int, bytes] = {}
         self.runs: list[Run] = []
         self.jobs: set[int] = set()
         self.more = False
 
     def fill(self, room: int) -> None:
-        """Give up to ``room`` runs. Work that is overdue ends on the way: it must not hide what is behind it."""
+        """Give up to ``room`` runs. Work that is overdue ends on the way, what is of a job that is shut is set aside:
+        neither must hide what is behind it."""
         self.room = room
         again = True
         while again:
             before = len(self.runs)
             waiting, self.more = self._choose()
-            overdue = self._give(waiting)
+            cleared = self._give(waiting)
             # a score whose limit was used up may have stood in the way of what is behind it
-            again = overdue or (self.more and before < len(self.runs) < room)
+            again = cleared or (self.more and before < len(self.runs) < room)
 
     def _give(self, waiting: Iterable[Waiting]) -> bool:
-        """Give what fits; whether anything turned out to be overdue."""
-        overdue = False
+        """Give what fits; whether anything was cleared away."""
+        cleared = False
         for item in waiting:
             about = self.books.job(item[1])
             if about.expires_at is not None and about.expires_at <= self.books.now:
                 self._expire(item)
-                overdue = True
+                cleared = True
+            elif about.shut:
+                self._set_aside(item)
+                cleared = True
             elif not self._fits(item[3]):
                 self.more = True
             elif (run := _take(self.books, self.player, self.next_seq, item)) is not None:
                 self._given(run, item[3])
-        return overdue
+        return cleared
 
     def _given(self, run: Run, score: int) -> None:
         self.next_seq += 1
-        self.left[score] -= 1
+        if lock := self._lock(score):
+            self.of_lock[lock] = self.of_lock.get(lock, 0) + 1
+        else:
+            self.left[score] -= 1
         self.runs.append(run)
         self.jobs.add(run.job)
+        if sealed := self.books.job(run.job).sealed:
+            self.sealed[run.job] = sealed
+
+    def _lock(self, score: int) -> str | None:
+        return self.locks.get(self.books.score(score)) if self.locks else None
 
     def _expire(self, item: Waiting) -> None:
         for task in moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3]):
             moves.end_waiting(self.books.ledger, task, State.EXPIRED, moves.NOT_STARTED)
             self.jobs.add(task.job)
 
+    def _set_aside(self, item: Waiting) -> None:
+        for task in moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3]):
+            gates.set_aside(self.books.ledger, task)
+
     def _allowed(self, score: int) -> int:
         if score not in self.left:
             limit = self.limits.get(self.books.score(score), self.default_limit)
             self.left[score] = 0 if self.books.held_score(score) else limit
-        return min(self.left[score], self.room - len(self.runs))
+        left = self.left[score]
+        if lock := self._lock(score):
+            left -= self.of_lock.get(lock, 0)
+        return min(left, self.room - len(self.runs))
 
     def _fits(self, score: int) -> bool:
         return self._allowed(score) > 0
@@ -213,7 +242,7 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
     books.ledger.note(job, State.DISPATCHED.label, task=n, player=player)
     within = None if about.expires_at is None else about.expires_at - books.now
-    return Run(seq, job, n, row[0], about.score, about.params, within)
+    return Run(seq, job, n, row[0], about.score, about.params, within, about.digest, dry_run=about.dry_run)
 
 
 def _close_candidates(cur: Cursor, rank: int, score: int, job: int, n: int) -> None:

@@ -7,16 +7,19 @@ from sqlite3 import Cursor
 from typing import Final
 
 from orchestra.model import Scope, State, verdict
+from orchestra.store import gates, history
+from orchestra.store.history import EventRow
+from orchestra.store.values import Freed
 
 COUNTED: Final = tuple(sorted(State))
 """Every state, in the order of the statements below."""
 
 COUNTS: Final = ", ".join(state.label for state in COUNTED)
 _ADD = ", ".join(f"{state.label} = {state.label} + ?" for state in COUNTED)
-_TALLY = f"UPDATE jobs SET last_event = last_event + ?, {_ADD} WHERE job_id = ? RETURNING last_event, scope, {COUNTS}"
-_EVENT = "INSERT INTO events (job_id, n, at, kind, actor, task, player_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-
-EventRow = tuple[str, str, int | None, int | None, str]
+_TALLY = (
+    f"UPDATE jobs SET last_event = last_event + ?, {_ADD} WHERE job_id = ? "
+    f"RETURNING last_event, scope, gated, sealed, {COUNTS}"
+)
 
 
 class Ledger:
@@ -25,8 +28,11 @@ class Ledger:
     def __init__(self, cur: Cursor, now: int) -> None:
         self.cur = cur
         self.now = now
+        self.freed: list[Freed] = []
+        """Tasks that were held and may be handed out from this transaction on."""
         self._events: dict[int, list[EventRow]] = {}
         self._counts: dict[int, dict[State, int]] = {}
+        self._totals: dict[State, int] = {}
 
     @property
     def jobs(self) -> frozenset[int]:
@@ -54,31 +60,50 @@ class Ledger:
         counts[new] = counts.get(new, 0) + many
 
     def close(self) -> frozenset[int]:
-        """Write it all down; returns the jobs that ended with it."""
-        ended = frozenset(job for job in sorted(self._events) if self._close_job(job))
+        """Write it all down, and do what follows from it; returns the jobs that ended with it."""
+        touched = self._events.keys() | self._counts.keys()
+        ended = frozenset(job for job in sorted(touched) if self._close_job(job, follow=True))
         self._close_totals()
         return ended
 
-    def _close_job(self, job: int) -> bool:
-        counts, events = self._counts.get(job, {}), self._events[job]
-        rows = self.cur.execute(_TALLY, (len(events), *[counts.get(state, 0) for state in COUNTED], job))
-        last, scope, *many = rows.fetchone()
-        self._write_events(job, last - len(events) + 1, events)
-        ended = bool(counts) and not any(n for state, n in zip(COUNTED, many, strict=True) if not state.terminal)
+    def _close_job(self, job: int, *, follow: bool) -> bool:
+        counts, events = self._counts.get(job, {}), self._events.get(job, [])
+        changes = [counts.get(state, 0) for state in COUNTED]
+        (row,) = self.cur.execute(_TALLY, (len(events), *changes, job)).fetchall()
+        last, scope, gated, sealed, *many = row
+        for state, change in counts.items():
+            self._totals[state] = self._totals.get(state, 0) + change
+        standing = dict(zip(COUNTED, many, strict=True))
+        ended = bool(counts) and not any(n for state, n in standing.items() if not state.terminal)
         if ended:
-            self._end(job, last + 1, verdict(Scope(scope), dict(zip(COUNTED, many, strict=True))))
+            last += 1
+            events = [*events, ("ended", "", None, None, verdict(Scope(scope), standing))]
+            self.cur.execute("UPDATE jobs SET ended_at = ?, last_event = ? WHERE job_id = ?", (self.now, last, job))
+            if sealed:
+                self._forget_secrets(job)
+        if events:
+            history.write(self.cur, job, last - len(events) + 1, self.now, events)
+        return (gated and follow and self._follow(job, standing)) or ended
+
+    def _forget_secrets(self, job: int) -> None:
+        self.cur.execute("UPDATE job_params SET sealed = NULL WHERE job_id = ?", (job,))
+        self.cur.execute("UPDATE jobs SET sealed = 0 WHERE job_id = ?", (job,))
+
+    def _follow(self, job: int, counts: dict[State, int]) -> bool:
+        """Write down what follows for a job that is not handed out whole and at once; whether it ended with that."""
+        more = Ledger(self.cur, self.now)
+        gates.follow(more, job, counts)
+        if not more._events:
+            return False
+        ended = more._close_job(job, follow=False)
+        self._events.setdefault(job, [])
+        self.freed += more.freed
+        for state, change in more._totals.items():
+            self._totals[state] = self._totals.get(state, 0) + change
         return ended
-
-    def _end(self, job: int, n: int, result: str) -> None:
-        self.cur.execute("UPDATE jobs SET ended_at = ?, last_event = ? WHERE job_id = ?", (self.now, n, job))
-        self._write_events(job, n, [("ended", "", None, None, result)])
-
-    def _write_events(self, job: int, first: int, events: list[EventRow]) -> None:
-        rows = [(job, n, self.now, *event) for n, event in enumerate(events, first)]
-        self.cur.executemany(_EVENT, rows)
 
     def _close_totals(self) -> None:
         for state in (State.PENDING, State.DISPATCHED, State.HELD):
-            many = sum([counts.get(state, 0) for counts in self._counts.values()])
+            many = self._totals.get(state)
             if many:
                 self.cur.execute("UPDATE totals SET many = many + ? WHERE state = ?", (many, state))

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from sqlite3 import Cursor
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from orchestra.model import MOVES, Move, Report, State, unstarted
-from orchestra.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from orchestra.store.ledger import Ledger
 
 
 class TaskRow(NamedTuple):
@@ -39,7 +41,7 @@ _FINISH: Final = (
 _ids = msgspec.msgpack.Decoder(tuple[int, ...])
 
 
-def move(ledger: Ledger, task: TaskRow, to: Move, reason: str, actor: str = "") -> bool:
+def move(ledger: "Ledger", task: TaskRow, to: Move, reason: str, actor: str = "") -> bool:
     """Move a task whose row is still as given; whether it was. A return to pending leaves a one-of unassigned."""
     if to.state not in MOVES.get(State(task.state), frozenset()):
         raise ValueError(f"task {task.job}/{task.n} cannot go from {State(task.state).label} to {to.state.label}")
@@ -57,7 +59,7 @@ def move(ledger: Ledger, task: TaskRow, to: Move, reason: str, actor: str = "") 
     return True
 
 
-def finish(ledger: Ledger, player: int, run: Report, to: State) -> bool:
+def finish(ledger: "Ledger", player: int, run: Report, to: State) -> bool:
     """End the task that waits for just this run, in one statement; whether it did. For outcomes of a run that has
     ended on its player: where those lead depends on nothing else, and nobody is a candidate any more."""
     values = (to, run.reason, ledger.now, run.job, run.task, player, run.attempt, run.seq)
@@ -68,14 +70,14 @@ def finish(ledger: Ledger, player: int, run: Report, to: State) -> bool:
     return True
 
 
-def end_waiting(ledger: Ledger, task: TaskRow, state: State, reason: str, actor: str = "") -> State:
+def end_waiting(ledger: "Ledger", task: TaskRow, state: State, reason: str, actor: str = "") -> State:
     """End a task that no player has: ``state``, or ``lost`` if an earlier attempt may have run."""
     state = unstarted(state, bool(task.maybe_ran))
     move(ledger, task, Move(state, bool(task.maybe_ran), task.losses), reason, actor)
     return state
 
 
-def lose(ledger: Ledger, tasks: Iterable[TaskRow], reason: str) -> int:
+def lose(ledger: "Ledger", tasks: Iterable[TaskRow], reason: str) -> int:
     """End tasks as ``lost``, for ever; returns how many."""
     return sum(move(ledger, task, Move(State.LOST, True, task.losses), reason) for task in list(tasks))
 
@@ -88,6 +90,13 @@ def rows(cur: Cursor, where: str, parameters: Sequence[object]) -> list[TaskRow]
 def open_tasks(cur: Cursor, player: int) -> list[TaskRow]:
     """What a player is held to, by seq."""
     return rows(cur, "player_id = ? AND state = 1 ORDER BY seq", (player,))
+
+
+def held_for_one(cur: Cursor, player: int) -> list[TaskRow]:
+    """The held one-of tasks that this player may be given one day. There are few: they are of jobs that begin later,
+    or are paused."""
+    held = rows(cur, "player_id IS NULL AND state = 2 ORDER BY job_id, n", ())
+    return [task for task in held if player in (candidates_of(cur, task.job, task.n) or ())]
 
 
 # Candidates

@@ -104,6 +104,7 @@ def hello(
         ended=ended,
         notes=tuple(f"{name}: {note}" for note in notes),
         journal_is_new=journal != hello.journal,
+        freed=tuple(ledger.freed),
     )
 
 
@@ -141,6 +142,7 @@ def _retire(ledger: Ledger, player: int, journal: str) -> list[str]:
 def _rolled_back(ledger: Ledger, player: int, high: int, next_seq: int) -> list[str]:
     reason = "the conductor's store had been put back to an earlier state"
     waiting = moves.rows(ledger.cur, "player_id = ? AND state = 0", (player,))
+    waiting += moves.rows(ledger.cur, "player_id = ? AND state = 2", (player,))  # it may have been let go since
     many = moves.lose(ledger, [*moves.open_tasks(ledger.cur, player), *waiting], reason)
     return [f"its journal has seen run {high}, our next is {next_seq}: {reason}; tasks that are lost by it: {many}"]
 
@@ -224,6 +226,16 @@ def catalogues_in_use(cur: Cursor) -> list[tuple[Catalogue, tuple[int, ...]]]:
         holders.setdefault(digest, []).append(player)
     rows = cur.execute("SELECT digest, body FROM catalogues ORDER BY digest")
     return [(_catalogue.decode(body), tuple(holders[digest])) for digest, body in rows if digest in holders]
+
+
+def holders(cur: Cursor) -> dict[str, list[str]]:
+    """The players that are not removed, by the digest of their catalogue, in order; "" is one that is not known."""
+    found: dict[str, list[str]] = {}
+    for digest, name in cur.execute(
+        "SELECT catalogue, name FROM players WHERE disabled_at IS NULL ORDER BY catalogue, name"
+    ):
+        found.setdefault(digest, []).append(name)
+    return found
 
 
 def player_catalogues(cur: Cursor) -> dict[int, str]:

@@ -123,7 +123,7 @@ def settle_all(cur: Cursor, owner: str, batches: Sequence[Batch], now: int) -> S
         else:
             superseded.add((batch.player, batch.epoch))
     ended = work.ledger.close()
-    freed, gone = tuple(work.freed), frozenset(superseded)
+    freed, gone = (*work.freed, *work.ledger.freed), frozenset(superseded)
     return Settled(work.ledger.jobs, ended, freed, work.late, work.unknown, gone)
 
 

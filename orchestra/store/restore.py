@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import quote
 
 from orchestra.errors import BackupUnusable, SchemaTooNew, StoreDamaged, StoreUnreadable
-from orchestra.store import moves, sqlite
+from orchestra.store import history, moves, sqlite
 from orchestra.store.ledger import Ledger
 from orchestra.store.reserve import free
 from orchestra.store.sqlite import AT_REST, FILE, Lock, refused, restoring, sync_directory
@@ -171,6 +171,7 @@ def _renew(cur: Cursor, last_job: int, now: int) -> int:
     if row is None:
         cur.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', 0)")
     cur.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'jobs'", (last,))
+    history.leap(cur)
     cur.execute("INSERT INTO skipped (first, last, at) VALUES (?, ?, ?)", (given + 1, last, now))
     return int(last) + 1
 

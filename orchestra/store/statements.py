@@ -2,7 +2,10 @@
 
 from orchestra.store.cancels import cancel, cancel_chosen, choose
 from orchestra.store.claims import claim
+from orchestra.store.history import last as last_event
+from orchestra.store.history import of_all as all_events
 from orchestra.store.holds import hold, holds, release
+from orchestra.store.pauses import pause, resume
 from orchestra.store.players import (
     announce,
     catalogue,
@@ -11,6 +14,7 @@ from orchestra.store.players import (
     forgive,
     goodbye,
     hello,
+    holders,
     player_catalogues,
     players,
     roster,
@@ -19,8 +23,10 @@ from orchestra.store.players import (
 )
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
-from orchestra.store.submits import submit
-from orchestra.store.sweeps import expire, give_up, next_expiry, sweep_removed
+from orchestra.store.reruns import again
+from orchestra.store.standing import open_runs, seen_players, waiting
+from orchestra.store.submits import made_before, submit
+from orchestra.store.sweeps import expire, give_up, next_expiry, open_due, strike_removed, sweep_removed
 from orchestra.store.views import (
     ended,
     events,
@@ -34,7 +40,9 @@ from orchestra.store.views import (
 )
 
 __all__ = [
+    "again",
     "alarm",
+    "all_events",
     "announce",
     "cancel",
     "cancel_chosen",
@@ -52,26 +60,36 @@ __all__ = [
     "goodbye",
     "hello",
     "hold",
+    "holders",
     "holds",
     "job_view",
     "job_views",
+    "last_event",
+    "made_before",
     "news",
     "next_expiry",
+    "open_due",
+    "open_runs",
     "output_pieces",
+    "pause",
     "player_catalogues",
     "player_rows",
     "players",
     "prune",
     "release",
+    "resume",
     "roster",
     "save_pieces",
     "seen",
+    "seen_players",
     "settle",
     "settle_all",
     "size",
+    "strike_removed",
     "submit",
     "sweep_removed",
     "sync_players",
     "task_views",
     "totals",
+    "waiting",
 ]

@@ -5,11 +5,12 @@ from sqlite3 import Cursor
 from typing import Final
 
 from orchestra.model import State
-from orchestra.store import moves
+from orchestra.store import gates, moves
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Swept
 
 LIMIT: Final = 10_000
+OPENED_AT_ONCE: Final = 20  # jobs in one step
 NOBODY_LEFT: Final = "every player that could have run it was removed"
 GIVEN_UP: Final = "its time is over, its player is away, and nobody can know what became of it"
 REMOVED_RUNNING: Final = "its player was removed, and nobody can know what became of it"
@@ -20,8 +21,11 @@ _REMOVED: Final = (
     "SELECT player_id FROM players p WHERE disabled_at <= ? AND ("
     "EXISTS (SELECT 1 FROM tasks t WHERE t.player_id = p.player_id AND t.state = 1) OR "
     "EXISTS (SELECT 1 FROM tasks t WHERE t.player_id = p.player_id AND t.state = 0) OR "
+    "EXISTS (SELECT 1 FROM tasks t WHERE t.player_id = p.player_id AND t.state = 2) OR "
     "EXISTS (SELECT 1 FROM candidates c WHERE c.player_id = p.player_id)) ORDER BY disabled_at"
 )
+
+_GONE: Final = "SELECT player_id FROM players WHERE disabled_at <= ?"
 
 
 def expire(cur: Cursor, now: int, limit: int = LIMIT) -> Swept:
@@ -40,6 +44,20 @@ def expire(cur: Cursor, now: int, limit: int = LIMIT) -> Swept:
     for task in tasks:
         moves.end_waiting(ledger, task, State.EXPIRED, moves.NOT_STARTED)
     return _swept(ledger, len(tasks), len(tasks) >= limit)
+
+
+def open_due(cur: Cursor, now: int, limit: int = OPENED_AT_ONCE) -> Swept:
+    """Let go what is a matter of time: jobs that begin now, waves after a pause, the end of what was stopped."""
+    due = "SELECT job_id FROM gates WHERE due_at <= ? AND paused_at IS NULL ORDER BY due_at LIMIT ?"
+    jobs = cur.execute(due, (now, limit)).fetchall()
+    ledger = Ledger(cur, now)
+    many = 0
+    for (job,) in jobs:
+        gate = gates.gate_of(cur, job)
+        assert gate is not None
+        many += (gates.cancel_rest if gate.stopped else gates.open_next)(ledger, gate)
+    # what was stopped may be larger than one step
+    return _swept(ledger, many, bool(jobs))
 
 
 def next_expiry(cur: Cursor) -> int | None:
@@ -85,8 +103,23 @@ def sweep_removed(cur: Cursor, now: int, grace: int, limit: int = LIMIT) -> Swep
     return _swept(ledger, ended, looked_at >= limit)
 
 
+def strike_removed(cur: Cursor, now: int, grace: int) -> Swept:
+    """As :func:`sweep_removed`, for the one-of tasks that nobody may be given yet; there are few of those."""
+    ledger = Ledger(cur, now)
+    held = moves.rows(cur, "player_id IS NULL AND state = 2 ORDER BY job_id, n", ())
+    removed = {player for (player,) in cur.execute(_GONE, (now - grace,))} if held else set()
+    ended = 0
+    for task in held:
+        gone = removed.intersection(moves.candidates_of(cur, task.job, task.n) or ())
+        if gone and not moves.strike(cur, task, gone):
+            moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)
+            ended += 1
+    return _swept(ledger, ended, False)
+
+
 def _end_pending(ledger: Ledger, player: int, limit: int) -> int:
     own = moves.rows(ledger.cur, "player_id = ? AND state = 0 LIMIT ?", (player, limit))
+    own += moves.rows(ledger.cur, "player_id = ? AND state = 2 LIMIT ?", (player, limit - len(own)))
     for task in own:
         moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)
     return len(own)
@@ -107,4 +140,4 @@ def _strike_candidate(ledger: Ledger, player: int, limit: int) -> tuple[int, int
 
 def _swept(ledger: Ledger, many: int, more: bool) -> Swept:
     ended = ledger.close()
-    return Swept(ledger.jobs, ended, many, more)
+    return Swept(ledger.jobs, ended, many, more, tuple(ledger.freed))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from orchestra.model import Hold, OpenRun, PlayerView, Report, Run
+from orchestra.model import Hold, JobView, OpenRun, Paused, PlayerView, Report, Run
 
 
 class Roster(Struct, frozen=True):
@@ -25,6 +25,16 @@ class Removals(Struct, frozen=True):
     accepted: int = 0
 
 
+class Freed(Struct, frozen=True):
+    """A task that is pending again: who may claim it is its player, or one of its candidates."""
+
+    job: int
+    n: int
+    player: int | None
+    candidates: tuple[int, ...]
+    score: str = ""
+
+
 class Greeting(Struct, frozen=True, kw_only=True):
     """What a Hello led to: the makings of a Welcome, and what to tell the log and the watchers."""
 
@@ -37,6 +47,7 @@ class Greeting(Struct, frozen=True, kw_only=True):
     ended: frozenset[int]
     notes: tuple[str, ...]
     journal_is_new: bool
+    freed: tuple[Freed, ...] = ()
 
 
 class Submitted(Struct, frozen=True):
@@ -48,7 +59,8 @@ class Submitted(Struct, frozen=True):
 
 
 class ClaimAsk(Struct, frozen=True):
-    """How many more runs a player may be given: in all, of each score in ``limits``, and of any other score."""
+    """How many more runs a player may be given: in all, of each score in ``limits``, and of any other score. Scores
+    with the same name in ``locks`` share what they may be given."""
 
     player: int
     epoch: int
@@ -56,12 +68,15 @@ class ClaimAsk(Struct, frozen=True):
     room: int
     limits: Mapping[str, int] = {}
     default_limit: int = 2
+    locks: Mapping[str, str] = {}
 
 
 class Claimed(Struct, frozen=True):
     """Runs for one player, ascending in seq. ``more``: work waits that this player has no room for now.
 
     ``jobs`` have changed: their tasks were given out, or turned out to be overdue, and some have ``ended`` with that.
+    ``superseded``: the session that asked is not its player's newest, and will never be given anything. Of jobs with
+    secret parameters ``sealed`` has the values.
     """
 
     player: int
@@ -69,16 +84,8 @@ class Claimed(Struct, frozen=True):
     more: bool
     jobs: frozenset[int]
     ended: frozenset[int] = frozenset()
-
-
-class Freed(Struct, frozen=True):
-    """A task that is pending again: who may claim it is its player, or one of its candidates."""
-
-    job: int
-    n: int
-    player: int | None
-    candidates: tuple[int, ...]
-    score: str = ""
+    superseded: bool = False
+    sealed: dict[int, bytes] = {}
 
 
 class Batch(Struct, frozen=True):
@@ -127,15 +134,45 @@ class Cancelled(Struct, frozen=True, kw_only=True):
     lost: int
     orders: dict[int, tuple[int, ...]]
     after: tuple[int, int] | None = None
+    freed: tuple[Freed, ...] = ()
+
+
+class PausedJob(Struct, frozen=True):
+    """A job of which nothing is handed out. ``new``: it was not paused before; ``going_on``: tasks that players have
+    already."""
+
+    paused: Paused
+    new: bool
+    going_on: int
+    jobs: frozenset[int]
+    ended: frozenset[int] = frozenset()
+    freed: tuple[Freed, ...] = ()
+
+
+class Resumed(Struct, frozen=True):
+    """What a resume lifted, None: the job was not paused; and what may be handed out with it."""
+
+    was: Paused | None
+    jobs: frozenset[int]
+    ended: frozenset[int]
+    freed: tuple[Freed, ...]
+
+
+class Again(Struct, frozen=True):
+    """A job, and the names of those that it is to be run on once more."""
+
+    view: JobView
+    names: tuple[str, ...]
 
 
 class Swept(Struct, frozen=True):
-    """What a sweep ended. ``more``: the limit stopped it, call again."""
+    """What a sweep ended or let go. ``more``: the limit stopped it, call again."""
 
     jobs: frozenset[int]
     ended: frozenset[int]
     count: int
     more: bool = False
+    freed: tuple[Freed, ...] = ()
 
 
 class Pruned(Struct, frozen=True):
@@ -172,3 +209,4 @@ class Totals(Struct, frozen=True):
     players: int
     pending: int
     dispatched: int
+    held: int = 0

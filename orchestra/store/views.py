@@ -8,17 +8,37 @@ from typing import Any, Final
 import msgspec
 
 from orchestra.errors import JobPruned, JobSkipped, NoSuchJob
-from orchestra.model import Event, JobView, PlayerView, Report, Scope, State, TaskView, verdict
+from orchestra.model import (
+    Course,
+    Event,
+    JobView,
+    Paused,
+    PlayerView,
+    Report,
+    Scope,
+    State,
+    TaskView,
+    Waves,
+    verdict,
+)
+from orchestra.store import history
 from orchestra.store.ledger import COUNTED, COUNTS
 from orchestra.store.values import PlayerRow, Totals
 
 _params = msgspec.json.Decoder(dict[str, str]).decode
+_names = msgspec.json.Decoder(tuple[str, ...]).decode
 _report = msgspec.msgpack.Decoder(Report).decode
 
 _JOB: Final = (
     "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
-    f"expires_at, ended_at, priority, last_event, {COUNTS} FROM jobs "
+    "expires_at, ended_at, priority, last_event, job_params.secret, dry_run, gated, rerun_of, "
+    "(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), job_params.digest, "
+    f"{COUNTS} FROM jobs "
     "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
+)
+_GATE: Final = (
+    "SELECT tasks, batch, canary, max_failures, pause, not_before, wave, opened, due_at, stopped, paused_at, "
+    "paused_by, paused_uid, paused_login FROM gates WHERE job_id = ?"
 )
 _TASK: Final = (
     "SELECT t.n, p.name, t.state, t.attempt, t.reason, t.dispatched_at, t.cancel, t.maybe_ran, r.body FROM tasks t "
@@ -37,12 +57,18 @@ def no_such_job(cur: Cursor, job: int) -> NoSuchJob:
     return JobPruned(job=job) if given is not None and 0 < job <= given[0] else NoSuchJob(job=job)
 
 
+def _must_be(cur: Cursor, job: int) -> None:
+    """Of a job that is being pruned, rows are left for a while that nobody is to see."""
+    if cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
+        raise no_such_job(cur, job)
+
+
 def job_view(cur: Cursor, job: int) -> JobView:
     """A job and its counts."""
     row = cur.execute(_JOB + "WHERE jobs.job_id = ?", (job,)).fetchone()
     if row is None:
         raise no_such_job(cur, job)
-    return _job(row)
+    return _job(cur, row)
 
 
 def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, owner: str | None) -> list[JobView]:
@@ -50,11 +76,12 @@ def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, own
     conditions = ["jobs.job_id < ?"] + ["ended_at IS NULL"] * unfinished + ["owner = ?"] * (owner is not None)
     values: list[Any] = [(1 << 62) if before is None else before] + ([owner] if owner is not None else [])
     rows = cur.execute(f"{_JOB} WHERE {' AND '.join(conditions)} ORDER BY jobs.job_id DESC LIMIT ?", (*values, limit))
-    return [_job(row) for row in rows]
+    return [_job(cur, row) for row in rows]
 
 
-def _job(row: Sequence[Any]) -> JobView:
-    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *many = row
+def _job(cur: Cursor, row: Sequence[Any]) -> JobView:
+    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *rest = row
+    secret, dry_run, gated, rerun_of, reruns, pin, *many = rest
     counts = dict(zip(COUNTED, many, strict=True))
     return JobView(
         job=job,
@@ -72,7 +99,23 @@ def _job(row: Sequence[Any]) -> JobView:
         counts={state.label: count for state, count in counts.items() if count},
         verdict=verdict(Scope(scope), counts),
         last_event=last,
+        digest=pin,
+        secrets=_names(secret) if secret else (),
+        dry_run=bool(dry_run),
+        rerun_of=rerun_of,
+        reruns=tuple(sorted(int(one) for one in reruns.split(","))) if reruns else (),
+        **(_gate(cur, job) if gated else {}),
     )
+
+
+def _gate(cur: Cursor, job: int) -> dict[str, Any]:
+    """What the gate of a job says of it."""
+    row = cur.connection.execute(_GATE, (job,)).fetchone()
+    tasks, batch, canary, most, pause, not_before, wave, opened, due_at, stopped, at, owner, uid, login_uid = row
+    waves = Waves(tasks=tasks, batch=batch, canary=canary, max_failures=most, pause=pause)
+    course = Course(waves=waves, wave=wave, opened=opened, next_at=None if stopped else due_at, stopped=stopped)
+    paused = None if at is None else Paused(at=at, owner=owner, uid=uid, login_uid=login_uid)
+    return {"not_before": not_before, "course": course, "paused": paused}
 
 
 def task_views(cur: Cursor, job: int, after: int, limit: int, states: Sequence[State] = ()) -> list[TaskView]:
@@ -110,6 +153,7 @@ def _task(row: Sequence[Any]) -> TaskView:
 
 def output_pieces(cur: Cursor, job: int, task: int, stream: int, offset: int, limit: int) -> list[tuple[int, bytes]]:
     """Kept output (position, bytes) of a task's last attempt, from ``offset`` on, ``limit`` bytes in all."""
+    _must_be(cur, job)
     row = cur.execute(
         "SELECT t.attempt, r.body FROM tasks t LEFT JOIN results r "
         "ON r.job_id = t.job_id AND r.n = t.n AND r.attempt = t.attempt WHERE t.job_id = ? AND t.n = ?",
@@ -164,17 +208,8 @@ def ended(cur: Cursor, job: int) -> JobView | None:
 
 def events(cur: Cursor, job: int, since: int, limit: int) -> list[Event]:
     """Events with n > ``since``, oldest first."""
-    rows = cur.execute(
-        "SELECT e.n, e.at, e.kind, e.actor, e.task, p.name, e.detail FROM events e "
-        "LEFT JOIN players p ON p.player_id = e.player_id WHERE e.job_id = ? AND e.n > ? ORDER BY e.n LIMIT ?",
-        (job, since, limit),
-    ).fetchall()
-    if not rows and cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
-        raise no_such_job(cur, job)
-    return [
-        Event(n=n, at=at, kind=kind, actor=actor, task=task, player=player, detail=detail)
-        for n, at, kind, actor, task, player, detail in rows
-    ]
+    _must_be(cur, job)
+    return history.of_job(cur, job, since, limit)
 
 
 def player_rows(cur: Cursor, after: str, limit: int, names: Sequence[str] = ()) -> list[PlayerRow]:
@@ -219,4 +254,4 @@ def totals(cur: Cursor) -> Totals:
     """The whole store in a few numbers."""
     many = dict(cur.execute("SELECT state, many FROM totals").fetchall())
     players = cur.execute("SELECT count(*) FROM players WHERE disabled_at IS NULL").fetchone()[0]
-    return Totals(players, many.get(State.PENDING, 0), many.get(State.DISPATCHED, 0))
+    return Totals(players, many.get(State.PENDING, 0), many.get(State.DISPATCHED, 0), many.get(State.HELD, 0))

@@ -90,8 +90,14 @@ CREATE TABLE jobs (
     owner        TEXT NOT NULL,
     uid          INTEGER NOT NULL,
     login_uid    INTEGER,
-    request_key  TEXT
+    request_key  TEXT,
+    dry_run      INTEGER NOT NULL DEFAULT 0,
+    sealed       INTEGER NOT NULL DEFAULT 0,    -- whether secrets of it are kept, until it ends
+    gated        INTEGER NOT NULL DEFAULT 0,    -- 1: it has a row in gates
+    shut         INTEGER NOT NULL DEFAULT 0,    -- 1: nothing of it is handed out; what is found pending becomes held
+    rerun_of     INTEGER
 ) STRICT;
+CREATE INDEX jobs_rerun ON jobs (rerun_of) WHERE rerun_of IS NOT NULL;
 CREATE INDEX jobs_unfinished ON jobs (job_id) WHERE ended_at IS NULL;
 CREATE INDEX jobs_by_owner ON jobs (owner, job_id);
 -- Their conditions name nothing that changes with every result, so that counting does not touch them.
@@ -114,7 +120,10 @@ CREATE TABLE skipped (
 
 CREATE TABLE job_params (
     job_id INTEGER PRIMARY KEY,
-    body   BLOB NOT NULL                    -- JSON object
+    body   BLOB NOT NULL,                   -- JSON object
+    secret BLOB,                            -- JSON array: the names of secret parameters
+    sealed BLOB,                            -- their values, sealed; gone when the job has ended
+    digest TEXT NOT NULL DEFAULT ''         -- of the only score that may run, if the job is pinned to one
 ) STRICT;
 
 -- Outlives the job it points to.
@@ -152,6 +161,7 @@ CREATE TABLE tasks (
 -- state ends the key so that a scan need not look at the table to see what the index says anyway
 CREATE INDEX tasks_pending ON tasks (player_id, rank, score_id, job_id, n, state) WHERE state = 0;
 CREATE INDEX tasks_open ON tasks (player_id, seq, state) WHERE state = 1;
+CREATE INDEX tasks_held ON tasks (player_id, job_id, n, state) WHERE state = 2;
 
 -- Who may claim a one-of task: rows are there exactly while it is pending.
 CREATE TABLE candidates (
@@ -202,5 +212,38 @@ CREATE TABLE events (
     task      INTEGER,
     player_id INTEGER,
     detail    TEXT NOT NULL,
+    seq       INTEGER NOT NULL,             -- its place among those of all jobs
     PRIMARY KEY (job_id, n)
 ) STRICT, WITHOUT ROWID;
+
+-- Jobs that are not handed out whole and at once: they roll, begin later, or are paused. Tasks with n below opened may
+-- be handed out, the others are held. due_at is when the sweep has to do with it: to open more, or to cancel more of
+-- what was stopped. Everything of model.Waves is here.
+CREATE TABLE gates (
+    job_id       INTEGER PRIMARY KEY,
+    tasks        INTEGER NOT NULL,
+    batch        INTEGER NOT NULL,
+    canary       INTEGER NOT NULL,
+    max_failures INTEGER,
+    pause        INTEGER NOT NULL,
+    not_before   INTEGER,
+    wave         INTEGER NOT NULL,
+    opened       INTEGER NOT NULL,
+    due_at       INTEGER,
+    stopped      TEXT NOT NULL DEFAULT '',
+    stopped_by   TEXT NOT NULL DEFAULT '',
+    paused_at    INTEGER,
+    paused_by    TEXT,
+    paused_uid   INTEGER,
+    paused_login INTEGER
+) STRICT;
+CREATE INDEX gates_due ON gates (due_at) WHERE due_at IS NOT NULL AND paused_at IS NULL;
+
+-- What each transaction has written of each job: events first to last, by the seq of the last one. The newest row is
+-- never deleted, so no seq is given twice.
+CREATE TABLE changes (
+    seq    INTEGER PRIMARY KEY,
+    job_id INTEGER NOT NULL,
+    first  INTEGER NOT NULL,
+    last   INTEGER NOT NULL
+) STRICT;
