@@ -110,10 +110,15 @@ def parse(
         try:
             values[name] = key.parse(text)
         except ValueError as problem:
-            told = "" if f"'{text}'" in str(problem) else f", not '{text}'"
+            told = "" if f"'{text}'" in str(problem) else f", not '{_cut(text)}'"
             raise ConfigError(file=source, line=line, key=name, problem=f"{problem}{told}") from None
         lines[name] = line
     return Parsed(file, values, lines, frozenset(declared.keys() & (overrides or {}).keys()))
+
+
+def _cut(text: str) -> str:
+    """Enough of a value to be recognized by."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _text_of(key: Key, file: str, entry: Entry | None, override: str | None) -> tuple[str, int, str]:

@@ -78,6 +78,30 @@ class BadRequest(OrchestraError):
     status = EX_USAGE
 
 
+class Unfit(BadRequest):
+    """{problem}"""
+
+
+class SecretInTheOpen(BadRequest):
+    """Parameter '{name}' is secret, and a command line can be read by others: leave it out and be asked for it, or
+    give it by '--params FILE'."""
+
+
+class SecretsWanted(BadRequest):
+    """Parameter {names} is secret and required: 'submitjob' asks for it at a terminal, or give it by
+    '--params FILE'."""
+
+
+class SecretsNotKept(SecretsWanted):
+    """Parameter {names} of job {job} is secret, and its value was not kept: 'orchestra rerun' asks for it at a
+    terminal, or give it by '--secrets FILE'."""
+
+
+class SecretsUnknown(BadRequest):
+    """No player has told of a score '{score}' yet, so nobody can say which of its parameters are secret; give those
+    that are not as KEY=VALUE."""
+
+
 class NoSuchJob(OrchestraError):
     """There is no job {job}; 'orchestra jobs' lists the ones that are kept."""
 
@@ -111,6 +135,19 @@ class UnknownScore(OrchestraError):
 
 class ScoreNotRun(OrchestraError):
     """None of the targets runs the score '{score}'; {player} says why: {reason}"""
+
+    status = EX_USAGE
+
+
+class NotPinned(OrchestraError):
+    """'{score}' cannot be pinned, for not all targets are known to have one and the same: {who}. Bring them to one
+    version, choose other targets, or leave the pin out."""
+
+    status = EX_USAGE
+
+
+class NoSuchScoreAnywhere(OrchestraError):
+    """No player has a score named '{score}'; 'orchestra scores' lists what they have."""
 
     status = EX_USAGE
 

@@ -26,7 +26,10 @@ MAX_TEXT: Final = 8192  # characters of one event: a log that is bounded in size
 
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _TWISTED_SAYS: Final = ("twisted.scripts.", "twisted.application.", "twisted.internet.base")
-_NOISE: Final = re.compile(r"(Starting|Stopping) factory |\((.* )?Port .* Closed\)$|.* starting on \S+$")
+# That twistd cannot note its plugins down is so wherever root has installed us, and costs nothing that matters.
+_NOISE: Final = re.compile(
+    r"(Starting|Stopping) factory |\((.* )?Port .* Closed\)$|.* starting on \S+$|Unable to write to plugin cache "
+)
 
 Line = Callable[[LogEvent], str | None]
 

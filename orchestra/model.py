@@ -7,7 +7,7 @@ ever appended, each with a default.
 
 import enum
 from hashlib import sha256
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, msgpack
 
@@ -190,6 +190,9 @@ class Run(Struct, frozen=True, array_like=True):
     params: dict[str, str]
     start_within: int | None  # milliseconds from receipt; None: no limit
     digest: str = ""  # the only digest that may run, or ""
+    secrets: dict[str, str] = {}  # parameters that no disk may have in the clear
+    dry_run: bool = False
+    trouble: str = ""  # why it must be refused, found out when it was the player's already
 
 
 class Perform(Struct, frozen=True, array_like=True):
@@ -235,7 +238,7 @@ class Report(Struct, frozen=True, array_like=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""  # of the score that ran
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None  # a json score's may be nested; others' values are strings
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     notes: tuple[str, ...] = ()  # "left a process behind", "response cut at 64 KiB"
@@ -254,8 +257,23 @@ class Started(Struct, frozen=True, array_like=True):
 # ---- scores, as a player announces them
 
 
+class ParamEntry(Struct, frozen=True, array_like=True):
+    """A parameter as its score declares it; ``min`` and ``max`` are of a number's value, or of a length."""
+
+    name: str
+    type: str = "string"  # string, int, float, bool, enum, list
+    required: bool = False
+    default: str | None = None
+    values: tuple[str, ...] = ()
+    pattern: str = ""
+    min: int | float | None = None
+    max: int | float | None = None
+    secret: bool = False
+    description: str = ""
+
+
 class ScoreEntry(Struct, frozen=True, array_like=True):
-    """A score on a player's disk, as far as the conductor needs to know it."""
+    """A score on a player's disk, as far as the conductor needs to know it. With ``params``, no others are taken."""
 
     name: str
     digest: str
@@ -266,6 +284,10 @@ class ScoreEntry(Struct, frozen=True, array_like=True):
     concurrency: int
     idempotent: bool
     max_attempts: int
+    params: tuple[ParamEntry, ...] = ()
+    lock: str = ""  # scores with the same lock exclude each other on a player
+    hidden: bool = False
+    dry_run: bool = False  # it honours ORCHESTRA_DRY_RUN
 
 
 class RefusedScore(Struct, frozen=True, array_like=True):
@@ -389,7 +411,9 @@ class Selection(Struct, frozen=True, kw_only=True):
 class Ask(Struct, frozen=True, kw_only=True):
     """A request for work, as the audience words it. ``expire``: seconds from now, or from ``not_before``; None is the
     default, 0 is never. ``not_before``: seconds since 1970 of the conductor's clock. ``scope`` None: there is but one
-    target; ``count``: how many, of SOME. ``expect``: only if a plan with this token would be the same now."""
+    target; ``count``: how many, of SOME. ``expect``: only if a plan with this token would be the same now.
+
+    A secret parameter is taken from ``private`` alone: what came by a command line others may have read."""
 
     score: str
     targets: tuple[str, ...]
@@ -398,6 +422,9 @@ class Ask(Struct, frozen=True, kw_only=True):
     expire: float | None = None
     request_key: str | None = None
     priority: int = 0
+    pin: bool = False  # only if all targets have one and the same, and only that
+    private: dict[str, str] = {}  # parameters that nobody saw; what the score declares secret of them is sealed
+    dry_run: bool = False
     not_before: float | None = None
     rolling: Rolling | None = None
     rerun_of: int | None = None
@@ -427,6 +454,15 @@ class Rerun(Struct, frozen=True, kw_only=True):
     rolling: Rolling | None = None
 
 
+class Secrets(Struct, frozen=True):
+    """The secret parameters of a job: their names, their values sealed, and what two equal ones have in common that
+    tells nobody without the key what they are."""
+
+    names: tuple[str, ...]
+    sealed: bytes
+    likeness: bytes
+
+
 class NewJob(Struct, frozen=True, kw_only=True):
     """An accepted request on its way into the store."""
 
@@ -441,6 +477,9 @@ class NewJob(Struct, frozen=True, kw_only=True):
     priority: int
     expires_at: int | None
     give_up_after: int  # timeout + kill_grace: how long past expires_at an unheard-of run may still be going on
+    digest: str = ""  # the only one that may run, or ""
+    secrets: Secrets | None = None
+    dry_run: bool = False
     not_before: int | None = None
     waves: Waves | None = None
     rerun_of: int | None = None
@@ -482,7 +521,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None
     stdout: Stream = Stream()
     stderr: Stream = Stream()
     notes: tuple[str, ...] = ()
@@ -527,6 +566,9 @@ class JobView(Struct, frozen=True, kw_only=True):
     counts: dict[str, int]  # by state label, zero counts left out
     verdict: str
     last_event: int
+    digest: str = ""  # what it is pinned to
+    secrets: tuple[str, ...] = ()  # the names of secret parameters; their values nobody is shown
+    dry_run: bool = False
     not_before: int | None = None
     course: Course | None = None  # None: it was handed out whole and at once
     paused: Paused | None = None
@@ -605,7 +647,7 @@ class RunState(enum.IntEnum):
     DONE = 2
 
 
-class JournalEntry(Struct, frozen=True, kw_only=True):
+class JournalEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run as the journal keeps it. ``boot`` is the machine's boot id when the entry was written; ``due`` is the
     boot-time clock (milliseconds) past which an accepted run must not start any more. A tombstone is a DONE entry
     whose report says ``never``."""
@@ -621,6 +663,10 @@ class JournalEntry(Struct, frozen=True, kw_only=True):
     digest: str = ""
     due: int | None = None
     report: Report | None = None
+    concurrency: int = 1  # most runs of its score at once
+    lock: str = ""
+    secret: bool = False  # it has secret parameters, which are in memory only
+    dry_run: bool = False
 
 
 class JournalChange(Struct, frozen=True):

@@ -224,6 +224,13 @@ CONDUCTOR: Final = (
     Key("groups", path, "groups", "The file that names groups of players, one per line; it need not be there."),
     Key("default_domain", domain, "", "Completes names without a dot, in the players file and in requests."),
     *_tls("conductor"),
+    Key(
+        "secret_key",
+        path_or_none,
+        "",
+        "The key that seals secret parameters in the store, made at the first start: keep it apart from backups of the "
+        "store; nothing: 'secret.key' in the state directory.",
+    ),
     Key("audience", socket_path, "/run/orchestra/audience.pb", "The socket that submitjob and getstatus talk to."),
     Key(
         "audience_group",
@@ -341,6 +348,7 @@ class ConductorSettings(NamedTuple):
     key: str
     ca: str
     crl: str
+    secret_key: str
     audience: str
     audience_group: str
     default_expire: int | None
@@ -389,7 +397,9 @@ Settings = TypeVar("Settings", ConductorSettings, PlayerSettings)
 
 def conductor(config_dir: str = CONFIG_DIR, overrides: Mapping[str, str] | None = None) -> ConductorSettings:
     """The conductor's settings from ``config_dir/conductor.conf``; ``overrides`` win."""
-    return ConductorSettings(**_read(config_dir, "conductor.conf", CONDUCTOR, overrides))
+    values = _read(config_dir, "conductor.conf", CONDUCTOR, overrides)
+    secret_key = values["secret_key"] or os.path.join(values["state"], "secret.key")
+    return ConductorSettings(**{**values, "secret_key": secret_key})
 
 
 def player(config_dir: str = CONFIG_DIR, overrides: Mapping[str, str] | None = None) -> PlayerSettings:

@@ -18,8 +18,10 @@ from orchestra.audience.desk import (
     Resuming,
 )
 from orchestra.conductor.targeting import scope_of
+from orchestra.conductor.vetting import wanted
+from orchestra.core.scorebook import Disk, ScoreView, bind
 from orchestra.core.targets import resolve
-from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, UnknownScore
+from orchestra.errors import Denied, NoSuchJob, RequestKeyConflict, SecretsWanted, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -124,6 +126,8 @@ class MemoryDesk:
             if self.asks[job] != ask:
                 raise RequestKeyConflict(key=ask.request_key, job=job)
             return Receipt(job=job, created=False, targets=len(names))
+        if missing := await self.secrets_wanted(ask):
+            raise SecretsWanted(names=" and ".join(f"'{name}'" for name in missing))
         job = len(self.asks) + 1
         self.asks[job], self.askers[job] = ask, asker
         if ask.request_key:
@@ -153,6 +157,9 @@ class MemoryDesk:
             raise NoSuchJob(job=job)
         return self.by_task[job]
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        return wanted(ask, [entry for entry in self.catalogue.scores if entry.name == ask.score])
+
     async def job(self, job: int) -> JobView:
         self._tasks_of(job)
         ask, asker = self.asks[job], self.askers[job]
@@ -160,6 +167,8 @@ class MemoryDesk:
             job=job,
             score=ask.score,
             params=ask.params,
+            secrets=tuple(ask.private),
+            dry_run=ask.dry_run,
             scope=(ask.scope or Scope.ALL).value,
             owner=asker.name,
             uid=asker.uid,
@@ -205,6 +214,13 @@ class MemoryDesk:
 
     async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
         return [(self.catalogue, tuple(sorted(self.names & set(names or self.names))))]
+
+    async def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        players = {self.catalogue.digest: len(self.names & set(hosts or self.names))}
+        return bind([self.catalogue], players, name)
+
+    async def disks(self, hosts: Sequence[str] = ()) -> list[Disk]:
+        return [Disk(self.catalogue.digest, tuple(sorted(self.names & set(hosts or self.names))))]
 
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         waiting = [t for t in self._tasks_of(job) if t.state == "pending" and (not names or t.player in names)]

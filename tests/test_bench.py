@@ -9,6 +9,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
 from msgspec.structs import replace
 
 from orchestra.bench import figures, hall, picture, processes, table
@@ -57,7 +59,11 @@ def test_it_measures_real_and_emulated_players_and_leaves_nothing_behind(tmp_pat
     assert all(row["what"] in done.stdout for row in rows)
     assert len(rows[0]["samples"]) == QUICK.latency_jobs
     assert rows[0]["floor"] > 0
-    assert rows[1]["cpu"].keys() == {"conductor", "emulator", "bench"}
+    assert 10 < rows[1]["median"] < 1000
+    assert rows[2]["cpu"].keys() == {"conductor", "emulator", "bench"}
+    shown = bench(f"--table={tmp_path / 'figures'}")
+    assert shown.returncode == 0, shown.stderr
+    assert all(f"``{row['case']}``: {row['what']} " in shown.stdout for row in rows)
     ElementTree.parse(tmp_path / "picture")
     place.rmdir()
 
@@ -89,7 +95,18 @@ def test_a_job_that_did_not_end_well_voids_its_case(wrong: dict[str, object]) ->
 
 def test_every_case_of_the_table_is_there() -> None:
     """The names that --only takes."""
-    assert list(CASES) == ["latency", "runs", "dispatch", "fanout", "fleet", "depth", "output", "cli", "store"]
+    assert list(CASES) == [
+        "latency",
+        "runs",
+        "dispatch",
+        "fanout",
+        "fleet",
+        "depth",
+        "output",
+        "cli",
+        "scores",
+        "store",
+    ]
 
 
 def test_the_quick_sizes_are_smaller() -> None:
@@ -134,6 +151,33 @@ def test_a_row_is_printed_with_its_floor_and_its_cost() -> None:
     assert first.split() == ["runs", "[/s]", "1,000", "900-1,200", "1,500"]
     assert second.strip() == "floor: spawns; CPU each: stage 1.50 ms, player 0.25 ms"
     assert len(table.lines(figures.values("runs", "runs", "/s", [1]))) == 1
+
+
+def test_a_report_is_a_table_of_the_docs_that_docutils_understands() -> None:
+    """Each row with its cells, empty ones too, and each floor with what it is."""
+    rows = (
+        replace(figures.values("runs", "runs", "/s", [900, 1000], cpu={"player": 0.25}, floor=1500), floor_is="spawns"),
+        figures.values("fleet", "memory", "kB", [54.2]),
+    )
+    text = table.rst(figures.Report(version="1", commit="abc", at="today", machine={"system": "x"}, rows=rows))
+    parsed = publish_doctree(text, settings_overrides={"report_level": 2, "halt_level": 2})
+    cells = [entry.astext().strip() for entry in parsed.findall(nodes.entry)]
+    assert cells[7:14] == ["runs: runs", "/s", "950", "", "900 - 1,000", "1,500", "player 0.25"]
+    assert cells[14:] == ["fleet: memory", "kB", "54.2", "", "", "", ""]
+    assert [item.astext() for item in parsed.findall(nodes.list_item)] == ["runs: spawns"]
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    """With a sentence, and nothing is measured."""
+    for text, words in (("{}", "is not what 'orchestra bench --json' writes"), (None, "cannot be read")):
+        file = tmp_path / "figures"
+        if text is None:
+            file.unlink()
+        else:
+            file.write_text(text)
+        done = bench(f"--table={file}")
+        assert done.returncode != 0
+        assert words in done.stderr
 
 
 def test_the_picture_is_sound_whatever_was_measured() -> None:

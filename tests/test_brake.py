@@ -418,9 +418,9 @@ def test_who_is_neither_root_nor_the_players_user_is_turned_away(theatre: Theatr
 
 def test_a_timeout_is_kept_while_the_player_is_down(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """The stage keeps it, and its grace; the player tells it when it is back."""
-    job = submit(orchestra, "late", "a")
     log = theatre.home / "a" / "state" / "stage" / "stage.log"
     since = len(log.read_text())
+    job = submit(orchestra, "late", "a")
     wait_until(lambda: "of late: started" in log.read_text()[since:], "the start", log)
     theatre.kill("a")
     wait_until(lambda: ": killed, signal 9" in log.read_text()[since:], "the end of the run", log)

@@ -46,13 +46,45 @@ def test_a_claim_carries_all_that_the_player_needs(store: Storehouse) -> None:
     assert store.claim(2)[0].start_within is None
 
 
+def test_scores_with_one_lock_share_what_may_be_given(store: Storehouse) -> None:
+    """However many of them there are, what waits for the lock leaves room for others."""
+    names = [f"apt-{n}" for n in range(12)]
+    for name in names:
+        store.submit([1], score=name)
+    store.submit([1], score="uptime")
+    limits, locks = dict.fromkeys(names, 2), dict.fromkeys(names, "apt")
+    claimed = store.claimed(1, room=10, limits=limits, locks=locks)
+    assert scores(claimed.runs) == ["apt-0", "apt-1", "uptime"]
+    assert claimed.more
+    assert scores(store.claim(1, room=7, limits=dict.fromkeys(names, 0), locks=locks)) == []
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.sampled_from(["a", "b", "c", "free"]), max_size=12),
+    st.integers(1, 8),
+    st.integers(0, 3),
+)
+def test_a_lock_is_never_given_more_than_its_limit(asked: list[str], room: int, limit: int) -> None:
+    """And what has no lock is held up by nothing."""
+    store = Storehouse(1)
+    for score in asked:
+        store.submit([1], score=score)
+    locks = {"a": "both", "b": "both", "c": "own"}
+    given = scores(store.claim(1, room=room, limits={"a": limit, "b": limit, "c": limit, "free": 100}, locks=locks))
+    assert given.count("a") + given.count("b") <= limit and given.count("c") <= limit
+    wanted = min(limit, sum(score in "ab" for score in asked)) + min(limit, asked.count("c")) + asked.count("free")
+    assert len(given) == min(room, wanted)
+
+
 def test_a_stale_session_is_given_nothing(store: Storehouse) -> None:
-    """Neither an older epoch nor another conductor, nor a player that was removed."""
+    """Neither an older epoch nor another conductor, and these are told why; nor a player that was removed."""
     store.submit([1])
-    assert store.claim(1, epoch=0) == ()
-    assert store.claim(1, owner="conductor-2") == ()
+    for stale in (store.claimed(1, epoch=0), store.claimed(1, owner="conductor-2")):
+        assert (stale.runs, stale.superseded) == ((), True)
     statements.sync_players(store.cur, ["web-2", "web-3"], 0)
-    assert store.claim(1) == ()
+    removed = store.claimed(1)
+    assert (removed.runs, removed.superseded) == ((), False)
     statements.sync_players(store.cur, store.names, 0)
     assert len(store.claim(1)) == 1
 

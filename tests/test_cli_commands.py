@@ -287,6 +287,8 @@ async def test_the_operators_commands_say_what_they_found(say: Command, desk: Ea
     assert "down1   offline" in (await say("orchestra", "players")).out
     assert (await say("orchestra", "players", "WEB1", "--json")).out.startswith('[{"name":"web1","status":"online"')
     assert (await say("orchestra", "scores")).out.splitlines()[1].split()[:2] == ["sleep", "4"]
+    assert (await say("orchestra", "score", "sleep")).out.startswith("sleep: does sleep\n")
+    assert (await say("orchestra", "score", "nosuch")).status == 64
     assert "4 players, 3 online" in (await say("orchestra", "about")).out
     assert (await say("orchestra", "reload")).out == "players: 1 added\n"
 
@@ -309,7 +311,8 @@ class Ran(NamedTuple):
 def process(path: str, name: str, *words: str, **more: Any) -> subprocess.Popen[bytes]:
     code = f"from orchestra.cli.main import {name}; {name}()"
     environment = os.environ | {"ORCHESTRA_SOCKET": path}
-    command = [sys.executable, "-c", code, *words]
+    # a shell that runs these tests in the background has them, and what they start, ignore SIGINT
+    command = ["env", "--default-signal=INT", sys.executable, "-c", code, *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
 

@@ -16,7 +16,7 @@ from orchestra.model import Ask, Scope, State
 
 
 def request(**said: Any) -> Request:
-    nothing = Request(False, False, None, None, None, None, 0)
+    nothing = Request(False, False, None, None, None, None, 0, False)
     return nothing._replace(**said)
 
 
@@ -107,7 +107,8 @@ def test_targets_and_parameters_come_from_files_too(tmp_path: Path) -> None:
         score="uptime",
         targets=("web1", "web2", "web3", "web4"),
         scope=Scope.ALL,
-        params={"password": "a b#c ", "empty": "", "x": "1"},
+        params={"x": "1"},
+        private={"password": "a b#c ", "empty": ""},
         expire=60.0,
     )
 
@@ -122,7 +123,7 @@ def test_a_parameter_in_the_file_and_on_the_line_is_refused(tmp_path: Path) -> N
     ("text", "sentence"),
     [
         ("{", "not JSON"),
-        ('{"a": 1}', "must be a string"),
+        ('{"a": null}', "the value of 'a' must be a string, a number"),
         ('{"a": "1", "a": "2"}', "given twice"),
         ("{}x", "not JSON"),
         ("oops", "KEY=VALUE"),
@@ -135,6 +136,8 @@ def test_a_bad_parameter_file_gets_a_sentence(text: str, sentence: str) -> None:
 
 def test_json_parameters_may_hold_what_a_line_cannot() -> None:
     assert params_in(' {"text": "two\\nlines"}') == {"text": "two\nlines"}
+    typed = params_in('{"port": 80, "load": 0.5, "force": true, "tags": ["a", "b,c"]}')
+    assert typed == {"port": "80", "load": "0.5", "force": "true", "tags": '["a", "b,c"]'}
 
 
 def test_a_file_of_targets_may_hold_whatever_names_them() -> None:

@@ -1,5 +1,6 @@
 """Wall clocks that jump by hours, in either direction: nothing freezes, and nothing expires that should not."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,9 +97,9 @@ def prepare(theatre: Theatre) -> None:
     place = theatre.home / "clock"
     place.mkdir()
     (place / "sitecustomize.py").write_text(SET_BY_FILE.format(file=str(place / "ahead")))
-    theatre.environment["PYTHONPATH"] = str(place)
+    theatre.environment["PYTHONPATH"] = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
     gate = f"#!/bin/sh\nwhile [ ! -e {theatre.home}/gate ]; do sleep 0.05; done\n"
-    theatre.add_score("gated", gate, "timeout = 300s\nconcurrency = 4\n")
+    theatre.add_score("gated", gate, "timeout = 300s\nconcurrency = 1\n")
     theatre.add_score("late", "#!/bin/sh\nexec sleep 600\n", "timeout = 1s\n")
 
 
@@ -115,8 +116,8 @@ def task(orchestra: OutsideOrchestra, job: int) -> TaskView:
 
 @pytest.mark.parametrize("hours", [6, -6])
 def test_daemons_whose_clocks_jump_go_on(theatre: Theatre, orchestra: OutsideOrchestra, hours: int) -> None:
-    """What waits goes on waiting, what is asked for starts, timeouts are kept, nobody is taken for silent, and it is
-    told what runs since when."""
+    """What waits goes on waiting, what is asked for starts, timeouts are kept, what has waited too long expires, on
+    either side, nobody is taken for silent, and it is told what runs since when."""
     waiting = orchestra.submit(Ask(score="uptime", targets=("c",), scope=Scope.ALL, expire=7200)).job
     logs = {daemon: len(log_of(theatre, daemon)) for daemon in ("conductor", "a", "b")}
     jump(theatre, hours)
@@ -126,6 +127,9 @@ def test_daemons_whose_clocks_jump_go_on(theatre: Theatre, orchestra: OutsideOrc
         assert orchestra.wait(_submit(orchestra, "late", "a"), timeout=20).counts == {"killed": 1}
         lasting = _submit(orchestra, "gated", "a")
         wait_until(lambda: "running since" in task(orchestra, lasting).why, "the news that it runs", Path())
+        for target, score in (("c", "uptime"), ("a", "gated")):  # it waits here, and behind the other run there
+            overdue = _submit(orchestra, score, target, expire=2)
+            assert orchestra.wait(overdue, timeout=20).counts == {"expired": 1}
         assert orchestra.job(waiting).counts == {"pending": 1}
         orchestra.cancel(lasting)
         assert orchestra.wait(lasting, timeout=20).counts == {"killed": 1}
@@ -137,6 +141,6 @@ def test_daemons_whose_clocks_jump_go_on(theatre: Theatre, orchestra: OutsideOrc
     orchestra.cancel(waiting)
 
 
-def _submit(orchestra: OutsideOrchestra, score: str, *targets: str) -> int:
-    job: int = orchestra.submit(Ask(score=score, targets=targets, scope=Scope.ALL)).job
+def _submit(orchestra: OutsideOrchestra, score: str, *targets: str, expire: float | None = None) -> int:
+    job: int = orchestra.submit(Ask(score=score, targets=targets, scope=Scope.ALL, expire=expire)).job
     return job

@@ -66,6 +66,13 @@ def test_a_daemon_comes_back_unless_its_configuration_is_wrong(name: str) -> Non
     assert int(service["LimitNOFILE"]) >= 4096
 
 
+@pytest.mark.parametrize("name", UNITS)
+def test_who_starts_a_unit_waits_until_it_is_ready(name: str) -> None:
+    """However long that takes: the command after it in a script finds the daemon there."""
+    service = unit(name)["Service"]
+    assert (service["Type"], service["TimeoutStartSec"]) == ("notify", "infinity")
+
+
 @pytest.mark.parametrize(("name", "daemon"), [("orchestra-conductor", "conductor"), ("orchestra-player", "player")])
 def test_twistd_stays_in_the_foreground_and_logs_to_the_journal(name: str, daemon: str) -> None:
     """No pidfile, no log file, no root; what the daemon may write is its own."""
@@ -76,6 +83,12 @@ def test_twistd_stays_in_the_foreground_and_logs_to_the_journal(name: str, daemo
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert service["User"] == service["Group"] == "orchestra"
     assert (service["StateDirectory"], service["StateDirectoryMode"]) == (f"orchestra/{daemon}", "0700")
+
+
+def test_the_stages_directory_can_be_passed_through_and_not_read() -> None:
+    """Whoever a score runs as gets to its pinned copy, and sees nothing else on the way."""
+    service = unit("orchestra-stage")["Service"]
+    assert (service["StateDirectory"], service["StateDirectoryMode"]) == ("orchestra/stage", "0711")
 
 
 @pytest.mark.parametrize(

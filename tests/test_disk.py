@@ -502,11 +502,12 @@ def test_a_conductor_does_not_start_on_a_damaged_store(
 def test_a_player_whose_journal_is_damaged_begins_a_new_one(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
     """What it had is lost, and the damaged journal is there to be looked at; then it works."""
     job = submitted(orchestra, 50, target="b")
-    until_counts(theatre, orchestra, job, {"dispatched": 1})
+    # dispatched is not enough: the conductor says so before its player has anything in its journal
+    wait_until(lambda: next(iter(orchestra.tasks(job))).started_at, "the start", conductor_log(theatre))
     theatre.kill("b")
     journal = theatre.home / "b" / "state" / "journal.sqlite"
     connection = sqlite3.connect(journal)
-    connection.execute("UPDATE runs SET crc = crc + 1")
+    assert connection.execute("UPDATE runs SET crc = crc + 1").rowcount == 1
     connection.commit()
     connection.close()
     since = len(log_of(theatre, "b"))

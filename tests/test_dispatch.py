@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from ends import Ends, Hearing
-from storehouse import ANNE, job
+from storehouse import ANNE, HOUR, job
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from orchestra.conductor.dispatch import Dispatch
+from orchestra.conductor.dispatch import AWAY, Dispatch
 from orchestra.conductor.door import Door, Limits
 from orchestra.conductor.feed import Feed
 from orchestra.model import (
@@ -88,15 +88,20 @@ class House:
     def __init__(self) -> None:
         self.clock = Clock()
         self.inline = Inline(sqlite.in_memory())
+        self.now = 0
+        names = ["web-1", "web-2"]
+        self.inline.write(lambda cursor: statements.sync_players(cursor, names, 0))
+        self.players: list[Player] = []
+        self.begin("conductor-1")
+
+    def begin(self, owner: str) -> None:
+        """This is the conductor from now on."""
         self.feed = Feed(
             lambda number, since, limit: self.inline.read(lambda c: statements.news(c, number, since, limit)),
             lambda number: self.inline.read(lambda c: statements.ended(c, number)),
         )
-        self.dispatch = Dispatch(self.inline, self.clock, lambda: 0, "conductor-1", self.feed)
-        names = ["web-1", "web-2"]
-        self.inline.write(lambda cursor: statements.sync_players(cursor, names, 0))
+        self.dispatch = Dispatch(self.inline, self.clock, lambda: self.now, owner, self.feed)
         self.dispatch.ids = {"web-1": WEB1, "web-2": WEB2}
-        self.players: list[Player] = []
 
     def player(self, number: int, *, slow: bool = False) -> Player:
         """One that takes its time over a Welcome, if it is slow."""
@@ -184,6 +189,20 @@ def test_the_newest_connection_of_a_player_wins(house: House) -> None:
     house.submit(WEB1)
     assert older.door.closed
     assert (older.runs, newer.runs) == ([], [1])
+
+
+def test_who_has_lost_a_player_lets_it_go(house: House) -> None:
+    """Another conductor on this store has ended the session, or the player is there: a claim finds out. It is given
+    nothing, and neither waits for ever on a connection over which nothing will come."""
+    player = house.player(WEB1)
+    player.arrive(UPTIME)
+    house.inline.write(statements.everybody_left)
+    house.submit(WEB1)
+    assert player.door.closed
+    assert player.runs == []
+    again = house.player(WEB1)
+    again.arrive(UPTIME)
+    assert again.runs == [1]
 
 
 def test_a_hello_that_comes_late_retires_nothing(house: House) -> None:
@@ -335,3 +354,26 @@ def test_an_alarm_becomes_part_of_the_history(house: House) -> None:
     found: list[Any] = []
     house.inline.read(lambda c: statements.events(c, run.job, 0, 9)).addCallback(found.extend)
     assert [(event.kind, event.player, event.detail) for event in found][2:] == [("unkillable", "web-1", "still alive")]
+
+
+@pytest.mark.parametrize("begun_anew", [False, True], ids=["", "begun anew"])
+def test_only_who_is_away_for_a_while_is_given_up(house: House, begun_anew: bool) -> None:
+    """Long after its time was over, a run is lost with a player that does not come: not while it is here, nor as it
+    reconnects, nor while a conductor that has only begun may expect it."""
+    one = house.player(WEB1)
+    one.arrive(UPTIME)
+    house.submit(WEB1)
+    house.now = 26 * HOUR
+
+    def state(seconds: float) -> list[str]:
+        house.clock.advance(seconds)
+        Deferred.fromCoroutine(house.dispatch.give_up())
+        return house.states(1)
+
+    assert state(2 * AWAY) == ["dispatched"]
+    one.door.abort()
+    one.door.connectionLost()
+    if begun_anew:
+        house.begin("conductor-2")
+    assert state(AWAY - 1) == ["dispatched"]
+    assert state(1) == ["lost"]

@@ -136,6 +136,16 @@ def test_what_cannot_be_tried_here_is_left_out_and_named(
     assert "Left out     full disks: this user may not mount a disk here" in done.stdout
 
 
+def test_where_nobody_may_be_held_no_disk_is_slow(
+    drill: Callable[..., "subprocess.CompletedProcess[str]"], place: Path
+) -> None:
+    """As where there is not even a shell."""
+    done = drill("--seconds", 1, "--seed", 5, "--players", 1, "--only", "slow disk player", PATH=str(place))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Faults       0: none" in done.stdout
+    assert "Left out     slow disks: this user may not hold a thread here" in done.stdout
+
+
 def test_full_disks_harm_nobody(drill: Callable[..., "subprocess.CompletedProcess[str]"], place: Path) -> None:
     """Conductor and players without a byte of room, again and again; no mount is left."""
     done = drill(

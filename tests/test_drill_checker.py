@@ -1,5 +1,6 @@
 """The drill's checker, alone: hand-made evidence of every kind of broken promise, and each is named."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from orchestra.drill.checker import PROMISES, check
 from orchestra.drill.evidence import Answer, Evidence, Glance, Remains, Request, Seen, StageKill, Vitals
 from orchestra.drill.ledger import SCORES, Line, parse
 from orchestra.errors import FileProblem
-from orchestra.model import Ask, Event, JobView, Scope, Stream, TaskView
+from orchestra.model import Ask, Event, JobView, Rolling, Scope, Stream, TaskView
 
 AT = 1_000_000  # milliseconds: when the job was submitted; attempt n is dispatched AT + 1000 n, and lasts 500
 WORK = "there was work on every player"
@@ -112,7 +113,7 @@ def broken(found: Evidence) -> dict[str, list[str]]:
 
 
 WHOLE = lines("start 1", "end 1")
-KILL = (StageKill("a", AT + 1200),)
+KILL = (StageKill("a", AT + 1200, AT + 1210),)
 
 
 def changed(one: Seen, **of_task: Any) -> Seen:
@@ -138,6 +139,9 @@ GOOD = {
         WHOLE,
         troubled_disks=True,
     ),
+    "lost, handed out while the stage was looked for that was to be killed": evidence(
+        seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("a", AT + 990, AT + 1010),)
+    ),
     "lost": evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=KILL),
     "lost at its very end": evidence(seen((("a", "lost"),)), WHOLE, stage_kills=KILL),
     "lost, and again": evidence(
@@ -156,6 +160,12 @@ GOOD = {
         seen(), WHOLE, asked(seen(), answers=(Answer(1, True), Answer(1, False)), conflicts=("REQUEST_KEY_CONFLICT",))
     ),
 }
+
+
+def test_scores_with_one_lock_one_after_the_other_are_well() -> None:
+    promise = "scores with the same lock exclude each other"
+    found = {one.promise: one for one in check(locked(*LEFT, *RIGHT))}[promise]
+    assert (found.checked, found.violations) == (1, ())
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -183,7 +193,20 @@ def late_event(kind: str) -> Seen:
     return of_job(replace(one, events=happened), last_event=len(happened))
 
 
+def locked(*words: str) -> Evidence:
+    """Two jobs on one player, of two scores with one lock."""
+    left, right = seen(score="left"), seen(score="right", job=2, key="k2")
+    looks = ({1: left, 2: right},) * 2
+    return evidence(left, lines(*words), looks=looks, requests=(asked(left), asked(right)))
+
+
+LEFT, RIGHT = ("start 1", "end 1"), ("start 1 job=2 mark=j:9", "end 1 job=2 mark=j:9")
 BAD: dict[str, tuple[Evidence, str, str]] = {
+    "two scores with one lock at once": (
+        locked(LEFT[0], RIGHT[0], LEFT[1], RIGHT[1]),
+        "scores with the same lock exclude each other",
+        "it began before job 1, which has the lock 'both' too, had ended",
+    ),
     "an accepted job is gone": (
         evidence(seen(), looks=({}, {})),
         "what was accepted exists",
@@ -414,12 +437,12 @@ BAD: dict[str, tuple[Evidence, str, str]] = {
         "no stage was killed while it had one",
     ),
     "lost and another stage was killed": (
-        evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("b", AT + 1200),)),
+        evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("b", AT + 1200, AT + 1210),)),
         "lost is honest",
         "no stage was killed",
     ),
     "lost and its stage was killed before": (
-        evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("a", AT + 900),)),
+        evidence(seen((("a", "lost"),)), lines("start 1"), stage_kills=(StageKill("a", AT + 900, AT + 910),)),
         "lost is honest",
         "no stage was killed",
     ),
@@ -495,6 +518,63 @@ BAD: dict[str, tuple[Evidence, str, str]] = {
 }
 
 
+def rolled(*kinds: tuple[str, int], cancelled: bool = False, **waves: Any) -> Evidence:
+    """A job for a, b and c that rolls one by one; what happened, in order, to whom."""
+    players = "abc"
+    story = numbered([(AT + n, kind, task, players[task]) for n, (kind, task) in enumerate(kinds, 1)])
+    states = {task: kind for kind, task in kinds}
+    first = seen().tasks[0]
+    runs = [f"j:{task}" for task in range(3)]
+    tasks = tuple(
+        replace(first, task=task, player=players[task], state=state, response={"word": "w", "run": runs[task]})
+        if state == "ok"
+        else TaskView(task=task, player=players[task], state=state, attempt=int(("dispatched", task) in kinds),
+                      rc={"failed": 3}.get(state), response={"word": "w", "run": runs[task]})
+        for task, state in sorted(states.items())
+    )  # fmt: skip
+    counts = dict(Counter(states.values()))
+    good = counts.get("ok", 0)
+    verdict = "ok" if good == 3 else "partial" if good else "failed"
+    params = {"word": "w"} | ({"status": "3"} if "failed" in counts else {})
+    view = replace(seen().job, counts=counts, verdict=verdict, last_event=len(story), ended_at=AT, params=params)
+    one = Seen(job=view, tasks=tasks, events=story)
+    ledger = lines(*(
+        f"{kind} 1 on={players[task]} mark=j:{task} up={(AT + 2) / 1000}"
+        for task, state in states.items() if state in ("ok", "failed") for kind in ("start", "end")
+    ))  # fmt: skip
+    rolling = Rolling(**({"batch": "1"} | waves))
+    request = asked(one, cancelled=cancelled)
+    return evidence(one, ledger, replace(request, ask=replace(request.ask, rolling=rolling)))
+
+
+TURNS = [(kind, task) for task in range(3) for kind in ("dispatched", "ok")]
+STOPPED = [("dispatched", 0), ("failed", 0), ("cancelled", 1), ("cancelled", 2)]
+
+
+def test_a_job_that_rolls_as_it_should_is_fine() -> None:
+    """Wave by wave; stopped at the first failure; stopped because of a canary."""
+    assert broken(rolled(*TURNS)) == {}
+    assert broken(rolled(*STOPPED)) == {}
+    assert broken(rolled(*STOPPED, canary=1, max_failures="9")) == {}
+    assert broken(rolled(("cancelled", 0), *TURNS[2:], cancelled=True)) == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "promise", "what"),
+    [
+        (rolled(*TURNS[:1], *TURNS[2:3], *TURNS[1:2], *TURNS[3:]), "a wave begins", "wave 2 of job 1 began with event [3]"),
+        (rolled(*TURNS[2:], *TURNS[:2]), "a wave begins", "wave 2 of job 1 began with event [2]"),
+        (rolled(*STOPPED[:2], *TURNS[2:]), "a wave begins", "job 1 went on after event 3"),
+        (rolled(*STOPPED, max_failures="1"), "never started is true", "it is cancelled, and nothing asked for that"),
+        (rolled(*TURNS[:2], *STOPPED[2:], canary=1), "never started is true", "it is cancelled, and nothing asked for that"),
+    ],
+)  # fmt: skip
+def test_a_job_that_rolls_as_it_should_not_is_named(found: Evidence, promise: str, what: str) -> None:
+    """Out of turn, past its limit, stopped for nothing."""
+    named = [(p, w) for p, all_of_it in broken(found).items() for w in all_of_it]
+    assert any(promise in p and what in w for p, w in named), named
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_broken_promise_is_named(name: str) -> None:
     """Which promise, and what is wrong."""
@@ -506,6 +586,7 @@ def test_a_broken_promise_is_named(name: str) -> None:
 def test_every_promise_is_broken_here_once() -> None:
     """No check is without its evidence."""
     tried = {promise for promise in PROMISES for _, words, _ in BAD.values() if words in promise}
+    tried |= {promise for promise in PROMISES if "a wave begins" in promise}
     assert tried == set(PROMISES)
 
 

@@ -5,8 +5,9 @@ from itertools import islice, pairwise
 
 import pytest
 
+from orchestra.drill.ledger import SCORES
 from orchestra.drill.plan import CONDUCTOR, KINDS, Fault, plan, witness
-from orchestra.drill.requests import Wish, wishes
+from orchestra.drill.requests import SHARES, Wish, wishes
 from orchestra.model import Scope
 
 SEEDS = range(30)
@@ -74,7 +75,8 @@ def test_work_is_of_every_sort(seed: int) -> None:
     """All of and one of, long and short, failing, talkative, cancelled, expiring, with and without a key."""
     found = asked(seed)
     asks = [wish.ask for wish in found]
-    assert {ask.score for ask in asks} == {"once", "again", "narrow", "brief", "somewhere"}
+    assert {ask.score for ask in asks} == set(SCORES) == set(SHARES)
+    assert all(bool(ask.private) == (ask.score == "sworn") for ask in asks)
     assert {ask.scope for ask in asks} == {Scope.ALL, Scope.ONE}
     assert {bool(ask.expire) for ask in asks} == {bool(ask.request_key) for ask in asks} == {True, False}
     for key in ("seconds", "status"):

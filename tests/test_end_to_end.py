@@ -15,7 +15,14 @@ from outside import OutsideOrchestra
 
 from orchestra.audience.client import Ask, Scope
 from orchestra.cli.theatre import Theatre, wait_until
-from orchestra.errors import BadRequest, OrchestraError, RequestKeyConflict, UnknownHosts, UnknownScore
+from orchestra.errors import (
+    BadRequest,
+    OrchestraError,
+    RequestKeyConflict,
+    ScoreNotRun,
+    UnknownHosts,
+    UnknownScore,
+)
 from orchestra.model import Asker, NewJob
 from orchestra.security import authority
 from orchestra.store import sqlite, statements
@@ -109,7 +116,7 @@ def test_unfit_scores_are_left_out_with_their_reason(orchestra: OutsideOrchestra
     assert "writable" in reasons["unfit"]
     assert "timeout" in reasons["garbled"]
     assert "execut" in reasons["note"]
-    with pytest.raises(UnknownScore):
+    with pytest.raises(ScoreNotRun, match="chmod go-w"):
         orchestra.submit(Ask(score="unfit", targets=("a",), scope=Scope.ALL))
 
 

@@ -111,6 +111,21 @@ def test_no_step_removes_more_than_it_may(store: Storehouse) -> None:
     assert set(rows(wide).values()) == {0}
 
 
+def test_nobody_sees_what_is_left_of_a_job(store: Storehouse) -> None:
+    """While its rows go a few at a time it has gone already, with its history and its output."""
+    made = ended(store, 0, output=3)
+    parts = (
+        (lambda: statements.events(store.cur, made, 0, 9)),
+        (lambda: statements.output_pieces(store.cur, made, 0, 1, 0, 9)),
+    )
+    assert all(part() for part in parts)
+    statements.prune(store.cur, 5_000, KEEP, LARGE, 2)
+    assert all(rows(store)[table] for table in ("tasks", "results", "outputs", "events"))
+    for part in parts:
+        with pytest.raises(JobPruned):
+            part()
+
+
 def test_forever_is_until_the_store_is_too_large(store: Storehouse) -> None:
     """Its output goes first, the oldest first; then jobs, the oldest first."""
     jobs = [ended(store, at, output=20) for at in range(5)]

@@ -12,7 +12,7 @@ import pytest
 
 from orchestra.cli.main import COMMANDS
 from orchestra.cli.theatre import Theatre, free_port
-from orchestra.player.scorefile import KEYS
+from orchestra.player.rules import KEYS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.rst", "NEWS.rst", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.rst")))]

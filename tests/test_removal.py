@@ -10,7 +10,7 @@ from outside import OutsideOrchestra
 from storehouse import Storehouse, greet, report
 
 from orchestra.audience.client import Ask, Scope
-from orchestra.cli.theatre import Theatre
+from orchestra.cli.theatre import Theatre, wait_until
 from orchestra.errors import NotAPlayer, TooManyRemoved
 from orchestra.model import Told
 from orchestra.settings import share
@@ -22,6 +22,10 @@ GRACE = 5
 
 def allowed(most: str = "10%", accepted: int = 0) -> Removals:
     return Removals("players", share(most).of, accepted)
+
+
+def prepare(theatre: Theatre) -> None:
+    theatre.add_score("long", f"#!/bin/sh\ntouch {theatre.home}/long\nexec sleep 90\n", "timeout = 2m\n")
 
 
 # ---- how many
@@ -226,6 +230,27 @@ def test_an_operator_may_accept_exactly_so_many(
     assert done.returncode == 0, done
     assert set(statuses(orchestra).values()) == {"removed"}
     assert command("orchestra", "reload", "player", "--accept-removals", 3).returncode == 64
+
+
+def test_what_a_removed_player_had_ends_by_itself(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command, listed: Callable[[str], None]
+) -> None:
+    """After the grace, at the next look: what waited is cancelled, what ran is lost. Nobody has to do anything."""
+    theatre.stop("a")  # another test may have removed it, and then it does not come back for a minute
+    theatre.start_player("a")
+    running = orchestra.submit(Ask(score="long", targets=("a",), scope=Scope.ALL)).job
+    waiting = orchestra.submit(Ask(score="uptime", targets=("c",), scope=Scope.ALL)).job
+    wait_until((theatre.home / "long").exists, "the start", theatre.home / "log" / "a.log")
+    conf = theatre.home / "conductor.conf"
+    before = conf.read_text()
+    conf.write_text(f"{before}removal_grace = 1s\nremoval_limit = 2\n")
+    listed("b")
+    done = command("orchestra", "reload")
+    conf.write_text(before)
+    assert done.returncode == 0, done
+    assert orchestra.wait(waiting, timeout=60).counts == {"cancelled": 1}
+    assert orchestra.wait(running, timeout=60).counts == {"lost": 1}
+    assert "removed" in next(iter(orchestra.tasks(running))).reason
 
 
 def test_a_start_with_a_shrunken_file_removes_nobody(

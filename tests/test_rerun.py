@@ -10,7 +10,7 @@ from storehouse import Storehouse, report
 
 from orchestra.audience.client import Ask, Rerun, Scope
 from orchestra.conductor.managing import once_more
-from orchestra.errors import BadRequest, NothingToRerun, RequestKeyConflict
+from orchestra.errors import BadRequest, NothingToRerun, RequestKeyConflict, SecretsNotKept, SecretsWanted
 from orchestra.model import Course, JobView, Rolling, State, Told, Waves
 from orchestra.store import statements
 
@@ -21,6 +21,7 @@ VIEW = JobView(
     verdict="failed", last_event=9,
 )  # fmt: skip
 ROLLED = replace(VIEW, course=Course(waves=Waves(tasks=20, batch=4, canary=1, max_failures=2), wave=3, opened=9))
+SECRET = replace(VIEW, secrets=("token",))
 
 
 # ---- the request
@@ -45,7 +46,8 @@ def test_a_rerun_asks_for_what_the_job_was() -> None:
         (ROLLED, {}, {"rolling": Rolling(batch="4", canary=1, max_failures="2")}),
         (ROLLED, {"rolling": Rolling(batch="2")}, {"rolling": Rolling(batch="2")}),
         (replace(VIEW, course=Course(waves=Waves(tasks=9, batch=9), wave=1, opened=9)), {}, {"rolling": None}),
-        (VIEW, {"secrets": {"token": "x"}}, {"params": {"version": "7", "token": "x"}}),
+        (SECRET, {"secrets": {"token": "x"}}, {"params": {"version": "7"}, "private": {"token": "x"}}),
+        (replace(VIEW, dry_run=True), {}, {"dry_run": True}),
     ],
 )
 def test_what_is_said_anew_is_otherwise(view: JobView, wanted: dict[str, Any], became: dict[str, Any]) -> None:
@@ -56,8 +58,17 @@ def test_what_is_said_anew_is_otherwise(view: JobView, wanted: dict[str, Any], b
 
 def test_a_rerun_changes_no_parameter_that_is_kept() -> None:
     """Then it would be another request."""
-    with pytest.raises(BadRequest, match="'version' is no secret: a rerun has the values that job 5 had"):
+    with pytest.raises(BadRequest, match="'version' is no secret of job 5, and a rerun changes nothing else"):
         once_more(VIEW, ("web1",), Rerun(job=5, only=(State.FAILED,), secrets={"version": "8"}))
+    with pytest.raises(BadRequest, match="'speed' is no secret of job 5"):
+        once_more(SECRET, ("web1",), Rerun(job=5, only=(State.FAILED,), secrets={"token": "x", "speed": "8"}))
+
+
+def test_all_the_secrets_of_a_job_are_wanted_anew() -> None:
+    """Those that the score could do without, too: the job had them."""
+    with pytest.raises(SecretsNotKept, match="'token' of job 5 is secret, and its value was not kept") as caught:
+        once_more(SECRET, ("web1",), Rerun(job=5, only=(State.FAILED,)))
+    assert isinstance(caught.value, SecretsWanted)  # for which the commands ask
 
 
 # ---- who it is of

@@ -87,6 +87,18 @@ def test_the_score_s_limit_counts_what_is_open() -> None:
     assert dict(one.remaining()) == {"s": 3, "unheard": 1}
 
 
+def test_scores_with_one_lock_have_one_limit() -> None:
+    """Open runs of one leave less for the others of its lock, and nothing less for the rest."""
+    one = session(1, 8, {1: "install", 2: "s"})
+    one.limits = {"install": 2, "remove": 2, "s": 4}
+    one.locks = {"install": "apt", "remove": "apt"}
+    assert one.remaining() == {"install": 1, "remove": 1, "s": 3}
+    assert one.fits("remove")
+    one.open[3] = "remove"
+    assert one.remaining() == {"install": 0, "remove": 0, "s": 3}
+    assert not one.fits("install") and one.fits("s")
+
+
 def test_an_end_that_was_not_saved_leaves_the_run_open() -> None:
     """Room is freed by what is on disk."""
     one = session(1, open_runs={1: "s"})

@@ -338,7 +338,7 @@ REFUSALS = [
     ("garbage", {}, "neither a program for this machine nor does it begin with #!"),
     ("good", {"params": {"bad key": "x"}}, "bad key"),
     ("good", {"params": {"k": "a\0b"}}, "NUL"),
-    ("good", {"digest": "0" * 64}, "is not what was asked for"),
+    ("good", {"digest": "0" * 64}, "is not the one that was asked for"),
 ]
 
 

@@ -1,5 +1,7 @@
 """The line between two real ends, in memory: what arrives, what is answered, and who is cut off."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -7,10 +9,11 @@ from ends import Ends, Hearing, box, complaints, ending, pair
 from hypothesis import given
 from hypothesis import strategies as st
 from pki import pki
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.protocols import amp
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.test.iosim import connectedServerAndClient
 
 from orchestra.errors import NotSaved
@@ -20,6 +23,7 @@ from orchestra.wire import batches
 from orchestra.wire.batches import CHUNK, MOST, ROOM, Joiner, TooMuch, chunks, portion
 from orchestra.wire.commands import BEAT, CANCEL, PROGRESS, REPORT, Command
 from orchestra.wire.peer import ABORT_AFTER, MAX_KEYS, MAX_WAITING, Peer
+from orchestra.wire.tls import over_tls
 
 BLOB = Command(b"blob", bytes)
 HEADER = 5  # what msgpack puts before bytes of this length
@@ -367,7 +371,7 @@ def test_it_works_the_same_over_tls() -> None:
     server = ServerCredentials(pki().credentials("conductor", "c.example"))
     client = client_options(pki().credentials("player", "p1.example"), "c.example")
     ends = [
-        TLSMemoryBIOFactory(creator, is_client, Factory.forProtocol(lambda end=end: end), clock)
+        over_tls(creator, is_client, Factory.forProtocol(lambda end=end: end), clock)
         for creator, is_client, end in ((server, False, conductor), (client, True, player))
     ]
     *_, pump = connectedServerAndClient(*(lambda f=f: f.buildProtocol(None) for f in ends), clock=clock)
@@ -377,3 +381,29 @@ def test_it_works_the_same_over_tls() -> None:
         pump.flush()
     assert answers == [[None], [None]]
     assert hearing.heard == [bytes(200_000)] * 2
+
+
+def test_a_cut_line_leaves_no_tls_to_the_garbage_collector() -> None:
+    """It would lie there for hours, and the next one beside it: 80 kB each."""
+    clock = Clock()
+    peer = Peer(clock, [], MOST)
+    server = ServerCredentials(pki().credentials("conductor", "c.example"))
+    client = client_options(pki().credentials("player", "p1.example"), "c.example")
+    made = [
+        over_tls(server, False, Factory.forProtocol(lambda: peer), clock).buildProtocol(None),
+        over_tls(client, True, Factory.forProtocol(lambda: Peer(clock, [], MOST)), clock).buildProtocol(None),
+    ]
+    _, _, pump = connectedServerAndClient(made.pop, made.pop, clock=clock)
+    for _ in range(3):
+        clock.advance(0)
+        pump.flush()
+    left = weakref.ref(peer.transport._tlsConnection)
+    assert left() is not None
+    gc.disable()
+    try:
+        peer.transport.connectionLost(Failure(ConnectionLost()))
+        del pump
+        assert peer.closed
+        assert left() is None
+    finally:
+        gc.enable()

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import msgpack
 from msgspec.structs import replace
 
 from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist, output_is_apart
@@ -180,6 +181,60 @@ def test_what_waited_over_a_reboot_never_starts() -> None:
     assert told(work.settled({}, ())) == {1: Told.NEVER}
 
 
+def test_runs_with_one_lock_exclude_each_other_and_let_others_pass() -> None:
+    """What waits for a lock takes no slot, and is next when it is free."""
+    work = live(slots=2)
+    runs = (run(1, "t"), run(2, "u"), run(3, "t"), run(4, "s"))
+    assert [one.seq for one in work.perform(Perform(1, runs), judge_by_lock, 0).start] == [1, 4]
+    work.asked(1)
+    assert [one.seq for one in work.ended(report(1)).start] == [2]
+
+
+def test_a_lock_is_kept_over_a_restart() -> None:
+    """The journal knows which lock a run that goes on has."""
+    running = replace(entry(1, RunState.STARTING), lock="both")
+    work = Worklist((running, replace(entry(2, RunState.ACCEPTED), lock="both")), 2, 8, BOOT)
+    work.settled({1: None}, ())
+    assert work.welcomed(Welcome(1, 3, 5.0, (open_run(1), open_run(2)))).start == ()
+    assert [one.seq for one in work.ended(report(1)).start] == [2]
+
+
+def test_concurrency_is_kept_over_a_restart() -> None:
+    entries = tuple(replace(entry(seq, RunState.ACCEPTED), concurrency=2) for seq in (1, 2, 3))
+    work = Worklist(entries, 3, 8, BOOT)
+    work.settled({}, ())
+    opened = tuple(open_run(seq) for seq in (1, 2, 3))
+    assert [one.seq for one in work.welcomed(Welcome(1, 4, 5.0, opened)).start] == [1, 2]
+
+
+def test_secrets_are_never_journaled_and_given_to_the_stage_once() -> None:
+    work = live()
+    steps = work.perform(Perform(1, (replace(run(1), secrets=SECRET),)), fit, 0)
+    assert all(b"canary" not in msgpack.encode(put) for put in steps.change.puts)
+    assert work.asked(1) and work.secrets(1) == SECRET
+    assert work.secrets(1) == {}
+
+
+def test_what_waits_with_secrets_never_starts_after_a_restart() -> None:
+    """They were in memory only; the conductor may hand it out again."""
+    waiting = replace(entry(1, RunState.ACCEPTED), secret=True)
+    work = Worklist((waiting, entry(2, RunState.ACCEPTED)), 2, 8, BOOT)
+    assert told(work.settled({}, ())) == {1: Told.NEVER}
+    assert work.waiting == 1
+
+
+def test_what_waits_with_secrets_waits_on_while_the_stage_changes() -> None:
+    """It is the player's memory that counts, not the stage's."""
+    work = live(slots=1)
+    runs = tuple(replace(run(seq), secrets=SECRET) for seq in (1, 2))
+    work.perform(Perform(1, runs), fit, 0)
+    work.asked(1)
+    work.secrets(1)
+    work.stage_lost()
+    assert [one.seq for one in work.settled({}, (1,)).start] == [2]
+    assert work.secrets(2) == SECRET
+
+
 def test_overdue_work_never_starts() -> None:
     """start_within counts from receipt, on the clock that counts through a suspend."""
     work = live(slots=1)
@@ -305,6 +360,13 @@ def test_numbers_that_begin_in_the_past_go_on_where_the_mark_is() -> None:
     assert work.high == 6
 
 
+SECRET = {"password": "canary"}
+
+
+def judge_by_lock(run: Run) -> Judgement:
+    return Judgement(concurrency=2, lock="" if run.score == "s" else "both")
+
+
 class Player(RuleBasedStateMachine):
     """A player around its worklist: its daemon, its stage and its machine die when they like."""
 
@@ -319,6 +381,7 @@ class Player(RuleBasedStateMachine):
         self.finished: dict[int, Report] = {}
         self.swept: set[int] = set()
         self.ever_started: set[int] = set()
+        self.scores: dict[int, str] = {}
         self.outcomes: dict[int, Report] = {}
         self.drained = False
         self.start_daemon()
@@ -334,6 +397,7 @@ class Player(RuleBasedStateMachine):
         for put in steps.change.puts:
             before = self.journal.get(put.seq)
             assert before is None or before.state < put.state
+            assert b"canary" not in msgpack.encode(put)
             self.journal[put.seq] = put
         for seq in steps.change.drops:
             del self.journal[seq]
@@ -357,13 +421,16 @@ class Player(RuleBasedStateMachine):
         self.performs(["s", "t"], None)
         self.asks()
 
-    @rule(scores=st.lists(st.sampled_from("st"), min_size=1, max_size=3), within=st.sampled_from([None, 2]))
+    @rule(scores=st.lists(st.sampled_from("stu"), min_size=1, max_size=3), within=st.sampled_from([None, 2]))
     def performs(self, scores: list[str], within: int | None) -> None:
+        """The scores t and u exclude each other, and u takes a secret."""
         if self.work.live:
             runs = tuple(run(self.seq + 1 + n, score, within) for n, score in enumerate(scores))
+            runs = tuple(replace(one, secrets=SECRET if one.score == "u" else {}) for one in runs)
             self.seq += len(runs)
             self.open |= {one.seq for one in runs}
-            self.enact(self.work.perform(Perform(1, runs), lambda _: Judgement(concurrency=1), self.now))
+            self.scores.update((one.seq, one.score) for one in runs)
+            self.enact(self.work.perform(Perform(1, runs), judge_by_lock, self.now))
 
     @rule()
     def asks(self) -> None:
@@ -373,6 +440,7 @@ class Player(RuleBasedStateMachine):
             self.ever_started.add(seq)
             self.running.add(seq)
             assert len(self.running) <= 2 and seq in self.journal
+            assert self.work.secrets(seq) == (SECRET if self.scores[seq] == "u" else {})
 
     @rule()
     def a_run_ends(self) -> None:
@@ -450,6 +518,12 @@ class Player(RuleBasedStateMachine):
     def mind_and_disk_agree(self) -> None:
         assert {seq: one for seq, one in self.journal.items() if seq in self.work.entries} == self.work.entries
         assert self.work.running <= 2
+
+    @invariant()
+    def locks_and_concurrency_hold(self) -> None:
+        """Over every restart of the daemon, for what runs on goes on."""
+        running = [self.scores[seq] for seq in self.running]
+        assert running.count("s") <= 2 and running.count("t") + running.count("u") <= 1
 
     def teardown(self) -> None:
         """When the faults stop, every run that was handed over has exactly one outcome."""

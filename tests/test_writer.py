@@ -151,6 +151,23 @@ def test_works_that_come_in_meanwhile_share_a_commit_and_an_answer(bench: Bench)
     assert bench.disk.executed.count("COMMIT") - commits == 2
 
 
+def test_what_one_turn_asks_for_is_one_commit(tmp_path: Path) -> None:
+    """It is handed over when the turn is over, and then at once; a stop does not wait for that."""
+    bench, turns = Bench(tmp_path), list[Callable[[], None]]()
+    bench.writer = Writer(bench.disk.connect, bench.reactor.deliver, bench.fatal.append, "test", turns.append)
+    bench.writer.start()
+    asked = [bench.put(n) for n in range(50)]
+    [over] = turns
+    over()
+    assert bench.reactor.until(asked[-1]) == 1
+    assert bench.disk.executed.count("COMMIT") == 1
+    last = bench.put("last")
+    assert len(turns) == 2
+    bench.stop()
+    assert outcome(last) == 1
+    assert bench.disk.values() == [*range(50), "last"]
+
+
 @pytest.mark.parametrize("problem", [UsageError(problem="no"), KeyError("a bug")])
 def test_a_work_that_fails_is_taken_back_alone(bench: Bench, problem: Exception) -> None:
     """Whoever asked for it is told; the others of its commit are done."""

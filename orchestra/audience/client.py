@@ -46,6 +46,8 @@ from orchestra.audience.desk import (
     Reloaded,
     Resuming,
 )
+from orchestra.core.blockers import Standstill
+from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.errors import BadRequest, Denied, GaveUpWaiting, NoConductor, OrchestraError, Unanswered, Unreadable
 from orchestra.model import (
     MAX_SOCKET_PATH,
@@ -149,6 +151,10 @@ class Orchestra:
         """
         return await self._waited(job, _Watcher(progress, since), timeout, watching=False)
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that ``ask`` would be refused without; they go into its ``private``."""
+        return await self._call(tuple[str, ...], "secrets_wanted", _checked(ask))
+
     async def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
         return await self._call(Cancelling, "cancel", {"job": job, "names": list(names)})
@@ -202,6 +208,11 @@ class Orchestra:
         """Everything known of each task of a job, in order."""
         return _flat(self.task_pages(job, states, after))
 
+    def explain(self, job: int, hosts: Sequence[str] = ()) -> AsyncIterator[Standstill]:
+        """Every task of a job that has not started, on these hosts or on all, with everything that keeps it."""
+        arguments = {"job": job, "hosts": list(hosts)}
+        return _flat(self._pages(Standstill, "explain", arguments, "after", (-1, 0), lambda row: (row.task, row.nth)))
+
     async def output(self, job: int, task: int, stream: int = 1, offset: int = 0) -> list[tuple[int, bytes]]:
         """The next kept pieces (offset, bytes) of stream 1 or 2 from ``offset`` on; none: that was all."""
         arguments = {"job": job, "task": task, "stream": stream, "offset": offset}
@@ -247,6 +258,20 @@ class Orchestra:
                 found[catalogue.digest] = whole, others + tuple(name for name in players if name)
                 after = catalogue.digest, players[-1]
         return list(found.values())
+
+    def scores(self, hosts: Sequence[str] = (), name: str = "") -> AsyncIterator[ScoreView]:
+        """Every score by name, or this one: its forms, and the catalogues with them; ``disks`` says whose these are."""
+        arguments = {"hosts": list(hosts), "name": name}
+        return _flat(self._pages(ScoreView, "scores", arguments, "after", "", lambda row: row.name))
+
+    async def disks(self, hosts: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Who has which catalogue, by its digest; "" is one that is not known yet."""
+        found: dict[str, tuple[str, ...]] = {}
+        arguments = {"hosts": list(hosts)}
+        pages = self._pages(Disk, "disks", arguments, "after", ("", ""), lambda row: (row.digest, row.players[-1]))
+        async for disk in _flat(pages):
+            found[disk.digest] = found.get(disk.digest, ()) + disk.players
+        return found
 
     async def about(self) -> About:
         """The conductor in a few numbers."""
@@ -550,6 +575,10 @@ class BlockingOrchestra:
         """The job, once it has ended; see :meth:`Orchestra.wait`."""
         return self._do(self._client.wait(job, progress, timeout))
 
+    def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """As :meth:`Orchestra.secrets_wanted`."""
+        return self._do(self._client.secrets_wanted(ask))
+
     def cancel(self, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its part on some hosts."""
         return self._do(self._client.cancel(job, names))
@@ -592,6 +621,10 @@ class BlockingOrchestra:
         """Everything known of each task of a job, in order."""
         return self._each(self._client.task_pages(job, states, after))
 
+    def explain(self, job: int, hosts: Sequence[str] = ()) -> list[Standstill]:
+        """Every task of a job that has not started, on these hosts or on all, with everything that keeps it."""
+        return self._do(_all(self._client.explain(job, hosts)))
+
     def output(self, job: int, task: int, stream: int = 1, offset: int = 0) -> list[tuple[int, bytes]]:
         """The next kept pieces (offset, bytes) of stream 1 or 2 from ``offset`` on; none: that was all."""
         return self._do(self._client.output(job, task, stream, offset))
@@ -619,6 +652,14 @@ class BlockingOrchestra:
     def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
         """Every catalogue in use, with the names of the players that have it."""
         return self._do(self._client.catalogues(names))
+
+    def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        """Every score by name, or this one; see :meth:`Orchestra.scores`."""
+        return self._do(_all(self._client.scores(hosts, name)))
+
+    def disks(self, hosts: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Who has which catalogue, by its digest; "" is one that is not known yet."""
+        return self._do(self._client.disks(hosts))
 
     def about(self) -> About:
         """The conductor in a few numbers."""
@@ -682,13 +723,17 @@ async def _next(pages: AsyncIterator[list[T]]) -> list[T] | None:
 
 def _checked(ask: Ask) -> Ask:
     """``ask``, if it can be sent at all."""
-    wrong = parameters.problem(ask.params)
+    wrong = parameters.problem(ask.params | ask.private)
     if wrong:
         raise BadRequest(problem=wrong)
     for word in (ask.score, *ask.targets, ask.request_key or ""):
         if len(word) > MAX_WORD or not word.isprintable():
             raise BadRequest(problem=f"{word[:80]!a} is no name: it is too long, or holds unprintable characters")
     return ask
+
+
+async def _all(rows: AsyncIterator[T]) -> list[T]:
+    return [row async for row in rows]
 
 
 async def _flat(pages: AsyncIterator[list[T]]) -> AsyncIterator[T]:

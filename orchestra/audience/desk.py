@@ -9,6 +9,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from orchestra.core.blockers import Standstill
+from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.model import (
     Ask,
     Asker,
@@ -176,12 +178,21 @@ class Desk(Protocol):
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Accept a request; the receipt exists after the commit."""
 
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that a request would be refused without."""
+
     async def job(self, job: int) -> JobView:
         """A job and its counts."""
 
     async def tasks(self, job: int, after: int = -1, limit: int = 500, states: Sequence[State] = ()) -> list[TaskView]:
         """Tasks of a job by ascending number, those past ``after``; ``states`` empty means all. Their streams hold
         data when it is short (8 kB together); else ``output`` has it."""
+
+    async def explain(
+        self, job: int, after: tuple[int, int] = (-1, 0), limit: int = 500, hosts: Sequence[str] = ()
+    ) -> list[Standstill]:
+        """The tasks of a job that have not started and all that keeps them, past ``after`` (task, nth), on these hosts
+        or on all."""
 
     async def output(
         self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
@@ -202,6 +213,12 @@ class Desk(Protocol):
 
     async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
         """Every catalogue in use, with the names of the players that have it."""
+
+    async def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        """Every score by name, or the one of this name, as these hosts have it; ``hosts`` empty means all."""
+
+    async def disks(self, hosts: Sequence[str] = ()) -> list[Disk]:
+        """Who has which catalogue, by its digest; ``hosts`` empty means all."""
 
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its tasks on some hosts. Running scores are killed; it is done when status says so."""

@@ -3,9 +3,12 @@
     client                                               conductor
       submit({ask}[, watcher])                    ->       ["OK", receipt]; with a watcher, its watch has begun
       perform({ask}, watcher)                     ->       as submit; the watcher hears of the end alone
+      secrets_wanted({ask})                       ->       ["OK", names]    of the secrets it would be refused without
       rerun({rerun})                              ->       ["OK", receipt]
       job({job})                                  ->       ["OK", job]
-      tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, catalogues
+      tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, scores
+      explain({job, after, limit, hosts})         ->       ["OK", [rows, more]]
+      catalogues({after, names})                  ->       ["OK", [rows, more]]    and disks
       output({job, task, stream, offset, limit})  ->       ["OK", [(offset, bytes)…]]
       cancel({job, names}) about({})              ->       ["OK", value]
       reload({accept_removals}) backup({file})    ->       ["OK", value]
@@ -36,6 +39,7 @@ from orchestra.audience import envelope
 from orchestra.audience.desk import Desk, Listener, Watch
 from orchestra.audience.envelope import MAX_BYTES, MAX_ROWS
 from orchestra.audience.seat import Guest, Method, Nothing, Sitter, seat_port
+from orchestra.core.scorebook import Disk
 from orchestra.errors import BadRequest, TooMany
 from orchestra.model import Ask, Braking, Catalogue, Choice, Event, JobView, Receipt, Rerun, State
 
@@ -68,6 +72,15 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_BYTES)] = MAX_BYTES
 
 
+class Explain(Struct, frozen=True, forbid_unknown_fields=True):
+    """``after``: task and nth of the last row."""
+
+    job: JobNumber
+    after: tuple[int, int] = (-1, 0)
+    limit: Limit = MAX_ROWS
+    hosts: tuple[Name, ...] = ()
+
+
 class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
     before: JobNumber | None = None
     limit: Limit = 50
@@ -97,6 +110,22 @@ class Catalogues(Struct, frozen=True, forbid_unknown_fields=True):
 
     after: tuple[Name, Name] = ("", "")
     names: tuple[Name, ...] = ()
+
+
+class Scores(Struct, frozen=True, forbid_unknown_fields=True):
+    """``name``: only this one."""
+
+    after: Name = ""
+    limit: Limit = MAX_ROWS
+    hosts: tuple[Name, ...] = ()
+    name: Name = ""
+
+
+class Disks(Struct, frozen=True, forbid_unknown_fields=True):
+    """``after``: digest and last name of the last row."""
+
+    after: tuple[Name, Name] = ("", "")
+    hosts: tuple[Name, ...] = ()
 
 
 class Cancel(Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,9 +186,11 @@ class Perspective:
         self._methods: Mapping[str, Method] = {
             "submit": Method(Ask, self._submit),
             "perform": Method(Ask, self._perform),
+            "secrets_wanted": Method(Ask, self._secrets_wanted),
             "rerun": Method(Rerun, self._rerun),
             "job": Method(OneJob, self._job),
             "tasks": Method(Tasks, self._tasks),
+            "explain": Method(Explain, self._explain),
             "output": Method(Output, self._output),
             "jobs": Method(Jobs, self._jobs),
             "events": Method(Events, self._events),
@@ -167,6 +198,8 @@ class Perspective:
             "last_event": Method(Nothing, self._last_event),
             "players": Method(Players, self._players),
             "catalogues": Method(Catalogues, self._catalogues),
+            "scores": Method(Scores, self._scores),
+            "disks": Method(Disks, self._disks),
             "cancel": Method(Cancel, self._cancel),
             "choose": Method(Chooses, self._choose),
             "cancel_chosen": Method(CancelChosen, self._cancel_chosen),
@@ -225,11 +258,17 @@ class Perspective:
             await self._desk.job(receipt.job)  # or NoSuchJob: a request key outlives its job
         return receipt
 
+    async def _secrets_wanted(self, ask: Ask, _: Watcher) -> object:
+        return await self._desk.secrets_wanted(ask)
+
     async def _job(self, of: OneJob, _: Watcher) -> object:
         return await self._desk.job(of.job)
 
     async def _tasks(self, of: Tasks, _: Watcher) -> object:
         return _paged(await self._desk.tasks(of.job, of.after, of.limit, of.states), of.limit)
+
+    async def _explain(self, of: Explain, _: Watcher) -> object:
+        return _paged(await self._desk.explain(of.job, of.after, of.limit, of.hosts), of.limit)
 
     async def _output(self, of: Output, _: Watcher) -> object:
         return await self._desk.output(of.job, of.task, of.stream, of.offset, of.limit)
@@ -252,6 +291,14 @@ class Perspective:
     async def _catalogues(self, of: Catalogues, _: Watcher) -> object:
         rows = catalogue_rows(await self._desk.catalogues(of.names))
         return envelope.page((row for row in rows if (row[0].digest, row[1][-1]) > of.after), MAX_ROWS)
+
+    async def _scores(self, of: Scores, _: Watcher) -> object:
+        found = await self._desk.scores(of.hosts, of.name)
+        return envelope.page((score for score in found if score.name > of.after), of.limit)
+
+    async def _disks(self, of: Disks, _: Watcher) -> object:
+        rows = disk_rows(await self._desk.disks(of.hosts))
+        return envelope.page((row for row in rows if (row.digest, row.players[-1]) > of.after), MAX_ROWS)
 
     async def _cancel(self, of: Cancel, _: Watcher) -> object:
         return await self._desk.cancel(self._guest.asker, of.job, of.names)
@@ -378,6 +425,13 @@ def catalogue_rows(found: Sequence[Row]) -> Iterator[Row]:
         for start in range(0, len(ordered), NAMES_PER_ROW):
             yield catalogue, tuple(ordered[start : start + NAMES_PER_ROW])
             catalogue = Catalogue(digest=catalogue.digest, scores=())
+
+
+def disk_rows(found: Sequence[Disk]) -> Iterator[Disk]:
+    """Disks by digest, each in rows of at most 500 players."""
+    for disk in sorted(found, key=lambda disk: disk.digest):
+        for start in range(0, len(disk.players), NAMES_PER_ROW):
+            yield Disk(disk.digest, disk.players[start : start + NAMES_PER_ROW])
 
 
 def audience_port(reactor: IReactorUNIX, path: str, mode: int, group: str, desk: Desk) -> Service:

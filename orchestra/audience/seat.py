@@ -33,7 +33,8 @@ log = Logger()
 
 MAX_CONNECTIONS: Final = 1_000
 MAX_CONNECTIONS_EACH: Final = 64  # per uid; root has no such limit, so that it can always look
-MAX_CALLS: Final = 64  # unanswered, per connection
+MAX_CALLS: Final = 64  # unanswered, per connection: with more, nothing further is read from it
+MOST_CALLS: Final = 4_096  # and past these, which one read may bring, they are refused
 MAX_PATH: Final = 107  # bytes, Linux unix(7)
 NO_LOGIN: Final = 0xFFFFFFFF
 
@@ -108,11 +109,13 @@ class Seat(pb.Referenceable):
         self._guest: Guest | None = None
         self._sitter: Sitter | None = None
         self._calls = 0
+        self._valve: _Valve | None = None
 
     def connected(self) -> None:
         """Read no more requests while this guest does not read the answers."""
         transport: Any = self._broker.transport
-        transport.registerProducer(_Valve(transport), True)
+        self._valve = _Valve(transport)
+        transport.registerProducer(self._valve, True)
 
     def remoteMessageReceived(self, broker: pb.Broker, message: str, args: Any, kw: Any) -> Any:
         """Answer a call with an envelope, whatever it is and whatever happens."""
@@ -124,9 +127,9 @@ class Seat(pb.Referenceable):
         return broker.serialize(Deferred.fromCoroutine(self._answer(message, arguments)))
 
     async def _answer(self, name: str, arguments: Any) -> list[Any]:
-        if self._calls >= MAX_CALLS:
-            return envelope.refusal(TooMany(who="This connection", limit=MAX_CALLS, what="unanswered requests"))
-        self._calls += 1
+        if self._calls >= MOST_CALLS:
+            return envelope.refusal(TooMany(who="This connection", limit=MOST_CALLS, what="unanswered requests"))
+        self._count(1)
         try:
             return envelope.answer(await self._call(name, arguments))
         except OrchestraError as error:
@@ -136,7 +139,12 @@ class Seat(pb.Referenceable):
             log.failure("bug {number}: the call '{name}' failed", number=number, name=name)
             return envelope.refusal(InternalError(number=number))
         finally:
-            self._calls -= 1
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._calls += change
+        if self._valve is not None:
+            self._valve.flooded(self._calls >= MAX_CALLS)
 
     async def _call(self, name: str, arguments: Any) -> object:
         if self._sitter is None:
@@ -178,14 +186,34 @@ _NOTHING: Final = envelope.pack({})
 
 @implementer(IPushProducer)
 class _Valve:
-    """Stands for the producer of our answers: the requests."""
+    """Stands for the producer of our answers: the requests. They come while the answers are read, and few wait."""
 
     def __init__(self, transport: Any) -> None:
-        self.pauseProducing = transport.pauseProducing
-        self.resumeProducing = transport.resumeProducing
+        self._transport = transport
+        self._unread = self._flooded = False
+
+    def pauseProducing(self) -> None:
+        """Answers pile up."""
+        self._set(True, self._flooded)
+
+    def resumeProducing(self) -> None:
+        """They are read again."""
+        self._set(False, self._flooded)
 
     def stopProducing(self) -> None:
         pass
+
+    def flooded(self, flooded: bool) -> None:
+        """Whether too many requests wait for their answers."""
+        self._set(self._unread, flooded)
+
+    def _set(self, unread: bool, flooded: bool) -> None:
+        was_shut, shut = self._unread or self._flooded, unread or flooded
+        self._unread, self._flooded = unread, flooded
+        if shut and not was_shut:
+            self._transport.pauseProducing()
+        elif was_shut and not shut:
+            self._transport.resumeProducing()
 
 
 @implementer(pb.IPBRoot)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestra import __version__
-from orchestra.bench import commands, crowding, performing, warehouse
+from orchestra.bench import commands, crowding, library, performing, warehouse
 from orchestra.bench.figures import Report, Row
 from orchestra.bench.sizes import Setting
 
@@ -25,6 +25,7 @@ CASES: Final[dict[str, Case]] = {
     "depth": crowding.depth,
     "output": performing.output,
     "cli": commands.cli,
+    "scores": library.scores,
     "store": warehouse.store,
 }
 

@@ -22,21 +22,22 @@ def cli(setting: Setting) -> Iterator[Row]:
         hall.fill()
         floor = floors.imports(sizes.commands)
         for words in (("submitjob", EMULATED, hall.emulated[0]), ("getstatus", "1")):
-            _ran(hall, words)
+            ran("cli", hall, words)
             meter = hall.meter()
-            rounds = [[_ran(hall, words) for _ in range(sizes.commands)] for _ in range(sizes.repeats)]
+            rounds = [[ran("cli", hall, words) for _ in range(sizes.commands)] for _ in range(sizes.repeats)]
             cpu = meter.per(sizes.commands * sizes.repeats)
             yield figures.times(
                 "cli", words[0], rounds, cpu=cpu, floor=floor, floor_is="python that imports reactor and pb"
             )
 
 
-def _ran(hall: Hall, words: Sequence[str]) -> float:
+def ran(case: str, hall: Hall, words: Sequence[str]) -> float:
+    """How long a command takes; what goes wrong is a failure of ``case``."""
     program = str(Path(sys.executable).with_name(words[0]))
     environment = {**os.environ, "ORCHESTRA_SOCKET": str(hall.house.socket)}
     begun = time.perf_counter()
     done = subprocess.run([program, *words[1:]], capture_output=True, text=True, env=environment, check=False)
     took = time.perf_counter() - begun
     if done.returncode or not done.stdout.strip():
-        raise BenchFailed(case="cli", problem=f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
+        raise BenchFailed(case=case, problem=f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
     return took

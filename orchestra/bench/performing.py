@@ -29,6 +29,7 @@ def latency(setting: Setting) -> Iterator[Row]:
         meter = hall.meter()
         rounds = [hall.do(one_by_one(hall, "latency", "true", PLAYER, each)) for _ in range(sizes.repeats)]
         cpu = meter.per(each * sizes.repeats)
+        memory = sum(map(resident, (hall.house.pid(PLAYER), *hall.house.stages()))) / 1e6
         floor = floors.run(hall.house.home, str(hall.house.home / "scores" / "true"), sizes.floor_times)
     yield figures.times(
         "latency",
@@ -38,6 +39,7 @@ def latency(setting: Setting) -> Iterator[Row]:
         floor=floor,
         floor_is="4 fsyncs, bare spawn and reap",
     )
+    yield figures.values("latency", "memory of the player and its stage, after that", "MB", [memory])
 
 
 async def one_by_one(hall: Hall, case: str, score: str, player: str, many: int) -> list[float]:

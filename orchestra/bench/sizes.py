@@ -28,6 +28,9 @@ class Sizes(Struct, frozen=True, kw_only=True):
     depth_jobs: int = 200
     outputs: int = 1000
     commands: int = 20
+    library_players: int = 10_000
+    library_scores: int = 200
+    library_disks: int = 20
     store_tasks: int = 50_000
 
 
@@ -47,6 +50,9 @@ QUICK: Final = Sizes(
     depth_jobs=30,
     outputs=20,
     commands=3,
+    library_players=200,
+    library_scores=20,
+    library_disks=5,
     store_tasks=2000,
 )
 """Under a minute in all."""

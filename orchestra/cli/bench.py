@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from orchestra.bench import cases, picture, table
-from orchestra.bench.figures import Row
+from orchestra.bench.figures import Report, Row
 from orchestra.bench.hall import House
 from orchestra.bench.sizes import QUICK, Setting, Sizes
 from orchestra.cli.session import SETTINGS
@@ -24,14 +24,25 @@ MARK = "ob-"  # short: the path of a socket has 107 bytes at most
 @click.option("--dir", "place", metavar="DIR", help="Where to put the stores and journals: the disk that is measured.")
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(), help="Write all figures, as JSON.")
 @click.option("--picture", "picture_file", metavar="FILE", type=click.Path(), help="Draw fan-out and latency, as SVG.")
+@click.option(
+    "--table", "told", metavar="FILE", type=click.Path(), help="Measure nothing; show what --json wrote, in rst."
+)
 def bench(
-    only: tuple[str, ...], quick: bool, place: str | None, json_file: str | None, picture_file: str | None
+    only: tuple[str, ...],
+    quick: bool,
+    place: str | None,
+    json_file: str | None,
+    picture_file: str | None,
+    told: str | None,
 ) -> None:
     """Measure latency, rates and memory on this machine, each beside its floor.
 
     Starts real daemons with TLS and stores on disk, and emulated players. Every result is checked too: one that is
     missing or wrong ends it with an error. CPU each is what an operation costs each process, in milliseconds.
     """
+    if told:
+        print(table.rst(_read(told)), end="")
+        return
     _enough_files()
     print(table.HEADER, flush=True)
     with tempfile.TemporaryDirectory(prefix=MARK, dir=place) as home:
@@ -57,6 +68,15 @@ def _enough_files() -> None:
     """The daemons inherit it: a conductor has a descriptor for each player."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _read(file: str) -> Report:
+    try:
+        return msgspec.json.decode(Path(file).read_bytes(), type=Report)
+    except OSError as problem:
+        raise FileProblem(file=file, problem=f"cannot be read: {problem.strerror}") from None
+    except msgspec.DecodeError as problem:
+        raise FileProblem(file=file, problem=f"is not what 'orchestra bench --json' writes: {problem}") from None
 
 
 def _write(file: str, text: str) -> None:

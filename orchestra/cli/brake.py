@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from orchestra.audience.desk import Cancelling, CancelStep, Holding, Released
-from orchestra.cli.printing import print_json, safe, say, tell
+from orchestra.cli.printing import many, print_json, safe, say, tell
 from orchestra.cli.session import SETTINGS, as_json, conductor_socket, is_number, job_number, reaching, talk
 from orchestra.core import explain
 from orchestra.errors import NotAsked, OrchestraError, UsageError
@@ -53,7 +53,7 @@ def _say_held(done: Holding) -> None:
     for warning in done.warnings:
         tell(f"warning: {safe(warning)}")
     if done.going_on:
-        tell(f"{_tasks(done.going_on)} handed out before go on; 'orchestra cancel' ends them")
+        tell(f"{many(done.going_on, 'task')} handed out before go on; 'orchestra cancel' ends them")
 
 
 @click.command("release", context_settings=SETTINGS)
@@ -206,8 +206,8 @@ def _in_steps(path: str, choice: Choice, up_to: int) -> CancelStep:
 
 def _agreed(chosen: Chosen) -> bool:
     """Whether the person at the terminal wants just that."""
-    jobs = "1 job" if chosen.jobs == 1 else f"{chosen.jobs} jobs"
-    what = f"{jobs}: {_tasks(chosen.pending)} waiting, {_tasks(chosen.dispatched)} handed out"
+    what = f"{many(chosen.jobs, 'job')}: {many(chosen.pending, 'task')} waiting, "
+    what += f"{many(chosen.dispatched, 'task')} handed out"
     if not sys.stdin.isatty():
         raise NotAsked(what=what)
     tell(f"This cancels {what}. What runs is killed.")
@@ -222,7 +222,3 @@ def _counted(cancelled: int, cancelling: int, lost: int, more: Sequence[tuple[in
         *more,
     )
     return ", ".join(f"{many} {what}" for many, what in parts if many)
-
-
-def _tasks(many: int) -> str:
-    return "1 task" if many == 1 else f"{many} tasks"

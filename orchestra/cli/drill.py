@@ -25,7 +25,7 @@ from orchestra.audience.client import running_reactor
 from orchestra.cli.printing import say
 from orchestra.cli.session import SETTINGS
 from orchestra.cli.theatre import DOMAIN, PATIENCE, STEP, Theatre
-from orchestra.drill import plan
+from orchestra.drill import plan, slowness
 from orchestra.drill.certificate import Certificate, certify, text
 from orchestra.drill.checker import check
 from orchestra.drill.course import Course
@@ -33,7 +33,7 @@ from orchestra.drill.disk import MemoryDisk
 from orchestra.drill.evidence import Evidence
 from orchestra.drill.ledger import SCORES, install, marks
 from orchestra.drill.nemesis import Nemesis
-from orchestra.drill.plan import CONDUCTOR, DISKS, KINDS
+from orchestra.drill.plan import CONDUCTOR, DISKS, KINDS, SLOW_DISKS
 from orchestra.drill.proxy import Gate
 from orchestra.drill.requests import wishes
 from orchestra.drill.vitals import live_runs
@@ -160,7 +160,7 @@ class Setting:
         self._reactor = running_reactor()
         self._theatre = Theatre(home.path, self._players)
         self._disks = self._mounted() if DISKS.intersection(kinds) else {}
-        self._kinds = tuple(kind for kind in kinds if kind not in DISKS or self._disks)
+        self._kinds = tuple(kind for kind in self._slow(kinds) if kind not in DISKS or self._disks)
         self._build()
         self._gates = self._opened()
         self.nemesis = Nemesis(self._theatre, self._gates, self._disks, self._in_reactor, DOMAIN)
@@ -197,6 +197,17 @@ class Setting:
             more = {"conductors": to, "scores": scores, "beat": BEAT, "reserve": RESERVE}
             self._theatre.write_player(name, self._theatre.home / "tls", **more)
         return gates
+
+    def _slow(self, kinds: Sequence[str]) -> Sequence[str]:
+        """These kinds without slow disks, where nobody may make those."""
+        if not SLOW_DISKS.intersection(kinds):
+            return kinds
+        try:
+            slowness.permitted()
+        except FileProblem as problem:
+            self.left_out.append(f"slow disks: this user may not hold a thread here ({problem.fields['problem']})")
+            return [kind for kind in kinds if kind not in SLOW_DISKS]
+        return kinds
 
     def _mounted(self) -> dict[str, MemoryDisk]:
         sizes = {CONDUCTOR: CONDUCTOR_DISK, **dict.fromkeys(self._players, PLAYER_DISK)}

@@ -27,6 +27,7 @@ class Mounted(NamedTuple):
 COMMANDS: Final = {
     "submit": Mounted("orchestra.cli.submit:submit", "Ask for a score to be run on hosts; submitjob is this."),
     "status": Mounted("orchestra.cli.status:status", "Everything known of a job, or recent jobs; getstatus is this."),
+    "explain": Mounted("orchestra.cli.explain:explain", "Everything that keeps a job's tasks from starting."),
     "wait": Mounted("orchestra.cli.waiting:wait", "Wait until a job has ended."),
     "rerun": Mounted("orchestra.cli.rerun:rerun", "Run a job once more where it failed, was lost, or never ran."),
     "cancel": Mounted("orchestra.cli.brake:cancel", "Cancel jobs, or all of a score, an owner or a host."),
@@ -41,7 +42,8 @@ COMMANDS: Final = {
     "player": Mounted(
         "orchestra.cli.node:player", "On a node: status, drain, undrain, kill; on the conductor: forgive."
     ),
-    "scores": Mounted("orchestra.cli.operate:scores", "List the scores that players have."),
+    "scores": Mounted("orchestra.cli.scores:scores", "List the scores that players have, and how they differ."),
+    "score": Mounted("orchestra.cli.score:score", "Help on a score; for its authors: check and try it."),
     "about": Mounted("orchestra.cli.operate:about", "The conductor in a few numbers."),
     "reload": Mounted("orchestra.cli.operate:reload", "Have a daemon read its files again; say what changed."),
     "backup": Mounted("orchestra.cli.keep:backup", "Copy the conductor's store to a file, while it works."),

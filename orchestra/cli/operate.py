@@ -1,14 +1,13 @@
-"""The operator's commands: players, scores, about, reload."""
+"""The operator's commands: players, about, reload."""
 
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestra.audience.desk import Reloaded
-from orchestra.cli.printing import print_json, safe, say, table, tell, when
+from orchestra.cli.printing import many, print_json, safe, say, table, tell, when
 from orchestra.cli.session import (
     SETTINGS,
     Whole,
@@ -20,14 +19,11 @@ from orchestra.cli.session import (
     talk_to_player,
 )
 from orchestra.core import explain
-from orchestra.core.brake import Brake
 from orchestra.errors import EX_CONFIG, UsageError
-from orchestra.model import Catalogue, Hold, PlayerView, ScoreEntry
+from orchestra.model import PlayerView
 
 if TYPE_CHECKING:
     from orchestra.audience.client import Orchestra
-
-DIGEST_SHOWN = 12
 
 
 @click.command("players", context_settings=SETTINGS)
@@ -59,70 +55,6 @@ def _player_row(player: PlayerView) -> Sequence[str]:
     return player.name, player.status, since, player.version, player.address, slots, runs, pending, scores, note
 
 
-@click.command("scores", context_settings=SETTINGS)
-@click.argument("names", nargs=-1, metavar="[HOST…]")
-@as_json
-@reaching
-def scores(names: tuple[str, ...], as_json: bool, socket: str | None, config: str) -> int:
-    """List the scores that all players have, or these HOSTs. A score that differs between them has several lines."""
-
-    async def work(conductor: "Orchestra") -> tuple[Catalogues, Sequence[Hold]]:
-        return await conductor.catalogues(names), await conductor.holds()
-
-    found, holds = talk(conductor_socket(socket, config), work)
-    if as_json:
-        print_json([{"catalogue": _named(catalogue, holds), "players": players} for catalogue, players in found])
-        return 0
-    rows = list(score_rows(found))
-    if rows:
-        table(("SCORE", "PLAYERS", "INTERFACE", "IDEMPOTENT", "DIGEST", "DESCRIPTION"), rows)
-    else:
-        tell("no scores are known; 'orchestra players' shows who is there")
-    for name, reason, many in refused_rows(found):
-        tell(f"{safe(name)}: not run on {many} player{'s' if many > 1 else ''}: {safe(reason)}")
-    for hold in holds:
-        tell(safe(explain.held(hold)))
-    return 0
-
-
-Catalogues = Sequence[tuple[Catalogue, tuple[str, ...]]]
-
-
-def score_rows(found: Catalogues) -> Iterator[Sequence[str]]:
-    """A line for each score, and for each form that it has on some players."""
-    holders: defaultdict[ScoreEntry, int] = defaultdict(int)
-    for catalogue, players in found:
-        for entry in catalogue.scores:
-            holders[entry] += len(players)
-    for entry in sorted(holders, key=lambda entry: (entry.name, -holders[entry])):
-        again = "yes" if entry.idempotent else "no"
-        digest = entry.digest[:DIGEST_SHOWN]
-        yield entry.name, str(holders[entry]), entry.interface, again, digest, entry.description
-
-
-def refused_rows(found: Catalogues) -> list[tuple[str, str, int]]:
-    """What players will not run, why, and on how many of them."""
-    many: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for catalogue, players in found:
-        for refused in catalogue.refused:
-            many[refused.name, refused.reason] += len(players)
-    return [(name, reason, number) for (name, reason), number in sorted(many.items())]
-
-
-def _named(catalogue: Catalogue, holds: Sequence[Hold]) -> dict[str, object]:
-    brake = Brake(holds)
-    return {
-        "digest": catalogue.digest,
-        "scores": [_entry(entry, brake.of_score(entry.name)) for entry in catalogue.scores],
-        "refused": [{"name": refused.name, "reason": refused.reason} for refused in catalogue.refused],
-    }
-
-
-def _entry(entry: ScoreEntry, hold: Hold | None) -> dict[str, object]:
-    fields: dict[str, object] = {name: getattr(entry, name) for name in entry.__struct_fields__}
-    return fields | {"held": explain.held(hold) if hold else ""}
-
-
 @click.command("about", context_settings=SETTINGS)
 @as_json
 @reaching
@@ -133,9 +65,9 @@ def about(as_json: bool, socket: str | None, config: str) -> int:
         print_json(found)
         return 0
     say(f"conductor {safe(found.version)}, running since {when(found.started_at)}")
-    say(f"{found.players} players, {found.online} online")
+    say(f"{many(found.players, 'player')}, {found.online} online")
     held = f", {found.held} held" if found.held else ""
-    say(f"{found.pending} tasks pending, {found.dispatched} dispatched{held}")
+    say(f"{many(found.pending, 'task')} pending, {found.dispatched} dispatched{held}")
     for trouble in found.troubles:
         say(f"trouble: {safe(trouble)}")
     for hold in found.holds:

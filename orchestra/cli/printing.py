@@ -143,6 +143,11 @@ def counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{counts[state.label]} {state.label}" for state in State if counts.get(state.label))
 
 
+def many(count: int, what: str) -> str:
+    """``1 task``, ``2 tasks``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def coloured(word: str) -> str:
     """A state or verdict; click drops the colour where there is no terminal."""
     return click.style(word, fg=COLOURS.get(word))
@@ -183,10 +188,15 @@ def _signal_name(number: int) -> str:
 def answer(task: TaskView, tails: dict[int, bytes], job: int) -> list[str]:
     """What a host answered: the outcome, the response, and the end of its output."""
     lines = [f"{host_of(task)}: {outcome(task)}"]
-    lines += [f"{INDENT}{safe(key)} = {safe(value)}" for key, value in (task.response or {}).items()]
+    lines += [f"{INDENT}{safe(key)} = {safe(_value(value))}" for key, value in (task.response or {}).items()]
     for number, mark, stream in ((1, "|", task.stdout), (2, "!", task.stderr)):
         lines += _tail(mark, stream, tails.get(number, stream.data), f"getstatus {job} --output {task.player}")
     return lines + [f"{INDENT}note: {safe(note)}" for note in task.notes]
+
+
+def _value(value: Any) -> str:
+    """A value of a response: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _tail(mark: str, stream: Stream, data: bytes, command: str) -> list[str]:
@@ -217,13 +227,18 @@ def job_head(job: JobView) -> list[str]:
     what = f"job {job.job}: {safe(job.score)} on {hosts}"
     if total == 1 and job.scope == "all":
         what = f"job {job.job}: {safe(job.score)} on 1 host"
+    if job.dry_run:
+        what += ", a dry run"
     standing = coloured(job.verdict) if job.verdict else "not ended"
     lines = [f"{what}: {standing} ({counted(job.counts)})", f"  asked by {asker(job)} on {when(job.created_at)}"]
     if job.request_key:
         lines.append(f"  request key {safe(job.request_key)}")
-    if job.params:
-        many = "1 parameter" if len(job.params) == 1 else f"{len(job.params)} parameters"
-        lines.append(f"  {many}: {safe(', '.join(sorted(job.params)))} (--json tells more)")
+    if job.digest:
+        lines.append(f"  pinned to {safe(job.digest)}")
+    names = sorted([*job.params, *(f"{name} (secret)" for name in job.secrets)])
+    if names:
+        many = "1 parameter" if len(names) == 1 else f"{len(names)} parameters"
+        lines.append(f"  {many}: {safe(', '.join(names))} (--json tells more)")
     if job.priority:
         lines.append(f"  priority {job.priority}")
     lines += [f"  {safe(line)}" for line in _course(job)]

@@ -6,7 +6,8 @@ import click
 
 from orchestra.cli.printing import print_json, say
 from orchestra.cli.rollout import not_before, rolling_of, rolling_options
-from orchestra.cli.session import JOB, SETTINGS, Whole, as_json, conductor_socket, reaching, talk
+from orchestra.cli.secrets import rerun_with_secrets
+from orchestra.cli.session import JOB, SETTINGS, Whole, as_json, conductor_socket, reaching
 from orchestra.cli.status import chosen
 from orchestra.cli.submit import expiry, params_in, read, tell_accepted
 from orchestra.cli.waiting import Outlook, seconds
@@ -43,8 +44,8 @@ def rerun(
     """Run JOB once more, on just those hosts where it ended in one of the OUTCOMES, and print the id of the new job.
 
     'never' is cancelled, expired and refused. Score, parameters and options are those of JOB, where nothing else is
-    said; a one-of job has the candidates it had. Secret parameters are not kept, and are asked for anew. It is an error
-    if no host is meant. Each of the two jobs shows the other in 'getstatus'.
+    said; a one-of job has the candidates it had. Secret parameters are not kept: they are asked for at the terminal, or
+    taken from --secrets. It is an error if no host is meant. Each of the two jobs shows the other in 'getstatus'.
 
     The exit status is that of 'submitjob'.
     """
@@ -54,7 +55,7 @@ def rerun(
     given = params_in(read(secrets, "--secrets")) if secrets else {}
     wanted = Rerun(job=job, only=only, secrets=given, rolling=rolling, **options)
     path = conductor_socket(socket, config)
-    receipt = talk(path, lambda conductor: conductor.rerun(wanted))
+    receipt = rerun_with_secrets(path, wanted)
     if not wait:
         print_json(receipt) if as_json else say(str(receipt.job))
     tell_accepted(receipt)

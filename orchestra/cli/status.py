@@ -117,7 +117,8 @@ async def _list(conductor: "Orchestra", limit: int, unfinished: bool, owner: str
 
 def _row(job: JobView) -> Sequence[str]:
     standing = job.verdict or ("paused" if job.paused else "not ended")
-    return str(job.job), job.score, job.scope, standing, counted(job.counts), job.owner, when(job.created_at)
+    score = f"{job.score} (dry run)" if job.dry_run else job.score
+    return str(job.job), score, job.scope, standing, counted(job.counts), job.owner, when(job.created_at)
 
 
 async def _show(conductor: "Orchestra", job: int, only: tuple[State, ...], as_json: bool) -> int:

@@ -11,12 +11,14 @@ import click
 from orchestra import config as conf
 from orchestra import parameters
 from orchestra.cli.naming import Naming, naming_of, naming_options, scope_of, targets_from, targets_in
-from orchestra.cli.printing import print_json, safe, say, tell
+from orchestra.cli.printing import many, print_json, safe, say, tell
 from orchestra.cli.rollout import not_before, rolling_of, rolling_options
+from orchestra.cli.secrets import with_secrets
 from orchestra.cli.session import SETTINGS, Whole, as_json, conductor_socket, reaching, talk
 from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
 from orchestra.model import Ask, Receipt, Rolling, Scope
+from orchestra.parameters.declared import text_of
 
 MAX_INPUT: Final = 16 << 20
 
@@ -64,7 +66,7 @@ def pairs(items: Iterable[str]) -> dict[str, str]:
 
 
 def params_in(text: str) -> dict[str, str]:
-    """Parameters in a file: ``KEY=VALUE`` lines with ``#`` comments, or one JSON object of strings."""
+    """Parameters in a file: ``KEY=VALUE`` lines with ``#`` comments, or one JSON object."""
     if text.lstrip().startswith("{"):
         return _json_params(text)
     lines = (line.rstrip("\r") for line in text.split("\n"))
@@ -76,9 +78,11 @@ def _json_params(text: str) -> dict[str, str]:
         found = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as problem:
         raise UsageError(problem=f"--params: this is not JSON: {problem}") from None
-    if not all(isinstance(value, str) for value in found.values()):
-        raise UsageError(problem="--params: every value of the JSON object must be a string")
-    return dict(found)
+    texts = {key: text_of(value) for key, value in found.items()}
+    if odd := [key for key, text in texts.items() if text is None]:
+        kinds = "a string, a number, true, false or a list of strings"
+        raise UsageError(problem=f"--params: the value of '{odd[0][:80]}' must be {kinds}")
+    return {key: text for key, text in texts.items() if text is not None}
 
 
 def _each_once(items: list[tuple[str, object]]) -> dict[str, object]:
@@ -131,10 +135,12 @@ class Request(NamedTuple):
     expire: float | None
     request_key: str | None
     priority: int
+    dry_run: bool = False
     not_before: float | None = None
     rolling: Rolling | None = None
     some: int | None = None
     naming: Naming = Naming()
+    pin: bool = False
 
 
 def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -> Ask:
@@ -146,10 +152,10 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
     more = params_in(read(request.params_from, "--params")) if request.params_from else {}
     for key in more.keys() & said.params.keys():
         raise UsageError(problem=f"the parameter '{key[:80]}' is given twice, here and in {request.params_from}")
-    targets, params = said.targets + from_file, more | said.params
+    targets = said.targets + from_file
     if not targets:
         raise UsageError(problem=f"no target: name at least one host after '{said.score}'")
-    if wrong := parameters.problem(params):
+    if wrong := parameters.problem(more | said.params):
         raise UsageError(problem=wrong)
     scopes = {Scope.ALL: request.all_of, Scope.ONE: request.one_of, Scope.SOME: request.some is not None}
     return Ask(
@@ -160,10 +166,13 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
         exclude=request.naming.exclude,
         where=request.naming.where,
         limit=request.naming.limit,
-        params=params,
+        params=said.params,
+        private=more,
+        dry_run=request.dry_run,
         expire=request.expire,
         request_key=request.request_key,
         priority=request.priority,
+        pin=request.pin,
         not_before=request.not_before,
         rolling=request.rolling,
     )
@@ -179,7 +188,7 @@ def tell_accepted(receipt: Receipt) -> None:
         why = wait.why if wait.why.startswith("waits") else f"waits: {wait.why}"
         tell(f"{safe(wait.player)} {safe(why)}")
     if receipt.waiting > len(receipt.waits):
-        tell(f"and {receipt.waiting - len(receipt.waits)} more hosts wait")
+        tell(f"and {many(receipt.waiting - len(receipt.waits), 'more host')} wait")
 
 
 @click.command("submit", context_settings=SETTINGS)
@@ -189,7 +198,12 @@ def tell_accepted(receipt: Receipt) -> None:
 @click.option("--some", type=Whole(1), metavar="N", help="Run it on N of the targets, each another one.")
 @targets_from
 @naming_options
-@click.option("--params", "params_from", metavar="FILE|-", help="More parameters: KEY=VALUE lines, or a JSON object.")
+@click.option(
+    "--params",
+    "params_from",
+    metavar="FILE|-",
+    help="More parameters: KEY=VALUE lines, or a JSON object. Secret ones are taken from here, or asked for.",
+)
 @rolling_options
 @not_before
 @click.option(
@@ -197,6 +211,8 @@ def tell_accepted(receipt: Receipt) -> None:
 )
 @click.option("--request-key", metavar="K", help="The same key gives the same job, however often it is asked for.")
 @click.option("--priority", type=Whole(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
+@click.option("--pin", is_flag=True, help="Only if all targets have one and the same version, and only that.")
+@click.option("--dry-run", is_flag=True, help="Only have it said what would be done; for scores that know how.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
 @click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
 @as_json
@@ -219,6 +235,11 @@ def submit(
     player. 'a,b' is both, 'a!b' is a without b, 'a&b' what is in both. More than one host needs --all, --one or --some.
     'orchestra targets' shows who is meant; who that is, is found out once, when the job is accepted.
 
+    A secret parameter is asked for at the terminal, or taken from --params; on a command line others could read it.
+
+    With --pin the version that all targets have now, score and NAME.conf, is the only one that may run: a host on
+    which it was changed meanwhile refuses. Without, targets that have different ones are a warning.
+
     With --batch or --canary it goes over the targets in waves, by name; a wave begins when the one before has ended,
     and the first failure that is not allowed for stops it. With --not-before, --expire counts from then.
 
@@ -231,8 +252,8 @@ def submit(
         raise UsageError(problem="--timeout goes with --wait")
     path = conductor_socket(socket, config)
     if wait:
-        return Outlook(as_json, timeout).perform(path, ask, tell_accepted)
-    receipt = talk(path, lambda conductor: conductor.submit(ask))
+        return with_secrets(path, ask, lambda ask: Outlook(as_json, timeout).perform(path, ask, tell_accepted))
+    receipt = with_secrets(path, ask, lambda ask: talk(path, lambda conductor: conductor.submit(ask)))
     if as_json:
         print_json(receipt)
     else:

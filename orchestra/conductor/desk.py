@@ -24,14 +24,18 @@ from orchestra.audience.desk import (
     Watch,
 )
 from orchestra.conductor.dispatch import Dispatch
+from orchestra.conductor.explaining import Explainer
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.managing import Manager, beginning, waves_of
+from orchestra.conductor.reasons import UNFINISHED, Reasons, in_words
+from orchestra.conductor.shelf import Shelf
 from orchestra.conductor.targeting import Targeting, scope_of, wording
 from orchestra.conductor.upkeep import Upkeep
-from orchestra.core import explain
-from orchestra.core.explain import Presence
-from orchestra.core.scheduler import Session
-from orchestra.errors import BackupFailed, BadRequest, Denied, OwnerOnly, ScoreNotRun, UnknownScore
+from orchestra.conductor.vetting import Vetted, vetted, wanted
+from orchestra.core import drift
+from orchestra.core.blockers import Standstill
+from orchestra.core.scorebook import Disk, ScoreView
+from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly, ScoreNotRun, UnknownScore
 from orchestra.model import (
     Ask,
     Asker,
@@ -58,9 +62,7 @@ from orchestra.store.values import PlayerRow
 
 HOUR: Final = 3_600_000
 GIVE_UP_UNKNOWN: Final = HOUR + 10_000  # the default timeout and grace of a score nobody has told us of
-UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label, State.HELD.label)
 MOST_WAITS: Final = 100
-MOST_WARNINGS: Final = 20
 LONGEST_REASON: Final = 500
 LONGEST_EXPIRY: Final = 3650 * 24 * HOUR
 
@@ -86,6 +88,9 @@ class FrontDesk:
     ) -> None:
         self._dispatch = dispatch
         self._reader = reader
+        self._shelf = Shelf(reader)
+        self._reasons = Reasons(dispatch)
+        self._explainer = Explainer(dispatch, reader)
         self._feed = feed
         self._now = now
         self._started_at = started_at
@@ -112,27 +117,51 @@ class FrontDesk:
 
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Check the request, save it, and say which of its targets will not start at once."""
-        names = await self.targeting.select(ask.selection)
-        problem = parameters.problem(ask.params)
-        if problem:
-            raise BadRequest(problem=problem)
-        players = {self._dispatch.ids[name]: name for name in names}
-        scores = self._scores(ask.score, players)
+        players, scores = await self._targets(ask)
+        told = {players[player]: entry for player, entry in scores.items()}
+        fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score))
+        agreed = drift.agreed(
+            ask, players, scores, lambda player: self._dispatch.repertoires.refusal(player, ask.score)
+        )
+        entries = [entry for entry in scores.values() if entry]
         # waves go by name; otherwise the order says nothing
         order = tuple(players) if ask.rolling is not None else tuple(sorted(players))
-        new = self._new_job(asker, ask, order, [entry for entry in scores.values() if entry])
+        new = replace(self._new_job(asker, ask, order, entries, fit), digest=agreed.digest)
+        if agreed.refusal is not None:
+            return await self._made_before(new, agreed.refusal)
         waits = await self._waits(new, {player: players[player] for player in gates.at_once(new, self._now())})
         submitted = await self._dispatch.submit(new)
-        lacking = [self._lack(player, players[player], ask.score) for player, entry in scores.items() if not entry]
-        more = [f"and {len(lacking) - MOST_WARNINGS} more hosts lack it"] if len(lacking) > MOST_WARNINGS else []
         return Receipt(
             job=submitted.job,
             created=submitted.created,
             targets=len(players),
             waits=tuple(waits[:MOST_WAITS]),
             waiting=len(waits),
-            warnings=tuple(lacking[:MOST_WARNINGS] + more),
+            warnings=agreed.warnings + fit.warnings,
         )
+
+    async def _made_before(self, new: NewJob, refusal: OrchestraError) -> Receipt:
+        """The job that this request has made when it was not refused yet: its key still stands for that."""
+        before = None
+        if new.request_key is not None:
+            before = await self._reader.read(lambda cursor: statements.made_before(cursor, new))
+        if before is None:
+            raise refusal
+        return Receipt(job=before.job, created=False, targets=len(new.players))
+
+    async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
+        """The secret parameters that a request would be refused without."""
+        scores = (await self._targets(ask))[1]
+        return wanted(ask, [entry for entry in scores.values() if entry])
+
+    async def _targets(self, ask: Ask) -> tuple[dict[int, str], dict[int, ScoreEntry | None]]:
+        """The players a request is for, and the score of each."""
+        names = await self.targeting.select(ask.selection)
+        problem = parameters.problem(ask.params | ask.private)
+        if problem:
+            raise BadRequest(problem=problem)
+        players = {self._dispatch.ids[name]: name for name in names}
+        return players, self._scores(ask.score, players)
 
     def _scores(self, score: str, players: dict[int, str]) -> dict[int, ScoreEntry | None]:
         """The score on each target whose disk is known; an error if they are all known and none has it."""
@@ -145,18 +174,16 @@ class FrontDesk:
             raise UnknownScore(score=score[:80])
         return scores
 
-    def _lack(self, player: int, name: str, score: str) -> str:
-        reason = self._dispatch.repertoires.refusal(player, score)
-        return f"{name} does not run '{score}': {reason}" if reason else f"{name} has no score '{score}' today"
-
-    def _new_job(self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry]) -> NewJob:
+    def _new_job(
+        self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry], fit: Vetted
+    ) -> NewJob:
         ends = [entry.timeout + entry.kill_grace for entry in scores]
         begins = beginning(ask, self._now())
         return NewJob(
             owner=asker,
             request_key=ask.request_key,
             score=ask.score,
-            params=ask.params,
+            params=fit.params,
             scope=scope_of(ask, len(players)),
             players=players,
             idempotent=bool(scores) and all(entry.idempotent for entry in scores),
@@ -164,6 +191,8 @@ class FrontDesk:
             priority=ask.priority,
             expires_at=self._expires_at(ask.expire, begins or 0),
             give_up_after=max(ends, default=GIVE_UP_UNKNOWN),
+            secrets=self._dispatch.seal(ask.score, fit.secrets) if fit.secrets else None,
+            dry_run=ask.dry_run,
             not_before=begins,
             waves=waves_of(ask, len(players)),
             rerun_of=ask.rerun_of,
@@ -195,10 +224,7 @@ class FrontDesk:
             lambda cursor: statements.player_rows(cursor, "", MOST_WAITS, names[:MOST_WAITS])
         )
         seen = {row.player: row.view.since for row in rows}
-        return [Wait(player=players[p], why=self._why_away(p, players[p], seen.get(p), new)) for p in away]
-
-    def _why_away(self, player: int, name: str, seen: int | None, new: NewJob) -> str:
-        return explain.why_waiting(self._presence(player, name, new.score, seen), new.score, new.expires_at)
+        return [Wait(player=players[p], why=self._reasons.away(p, players[p], seen.get(p), new)) for p in away]
 
     # ---- read
 
@@ -222,47 +248,15 @@ class FrontDesk:
             return statements.job_view(cursor, job), tasks, {row.view.name: row for row in rows}
 
         view, tasks, rows = await self._reader.read(look)
-        return [self._explained(task, view, rows) for task in tasks]
+        return [self._reasons.told(task, view, rows) for task in tasks]
 
-    def _explained(self, task: TaskView, job: JobView, rows: Mapping[str, PlayerRow]) -> TaskView:
-        if task.state not in UNFINISHED:
-            return task
-        if task.state == State.PENDING.label and self._dispatch.trouble:
-            return replace(task, why=f"waits: nothing is handed out, {self._dispatch.trouble}")
-        if task.state != State.DISPATCHED.label and (gate := explain.why_not_let_go(job, task)):
-            return replace(task, why=gate)
-        row = rows.get(task.player or "")
-        if row is None:
-            there, brake = len(self._dispatch.doors), self._dispatch.brake
-            hold = self._held(brake.of_score(job.score))
-            why = explain.why_waiting_for_one(there, job.expires_at, hold, brake.some_hosts, job.scope == Scope.SOME)
-            return replace(task, why=why)
-        presence = self._presence(row.player, row.view.name, job.score, row.view.since)
-        if task.state == State.PENDING.label:
-            return replace(task, why=explain.why_waiting(presence, job.score, job.expires_at))
-        session = self._dispatch.scheduler.sessions.get(row.player)
-        started = session.started_at(job.job, task.task) if session else None
-        return replace(task, started_at=started, why=explain.why_unfinished(task, presence, started))
-
-    def _presence(self, player: int, name: str, score: str = "", seen: int | None = None) -> Presence:
-        session: Session | None = self._dispatch.scheduler.sessions.get(player)
-        held = self._held(self._dispatch.brake.of(name, score))
-        if session is None:
-            return Presence(name=name, online=False, since=seen, removed=name not in self._dispatch.ids, held=held)
-        return Presence(
-            name=name,
-            online=True,
-            held=held,
-            since=self._dispatch.online_since.get(player),
-            note=session.note,
-            room=session.room,
-            open_of_score=session.count(score),
-            limit_of_score=session.limits.get(score, 0),
-        )
-
-    @staticmethod
-    def _held(hold: Hold | None) -> str:
-        return "" if hold is None else explain.held(hold)
+    async def explain(
+        self, job: int, after: tuple[int, int] = (-1, 0), limit: int = 500, hosts: Sequence[str] = ()
+    ) -> list[Standstill]:
+        """What has not started of a job, and why."""
+        named = self._named(hosts)
+        only = None if named is None else frozenset(self._dispatch.ids[name] for name in named)
+        return await self._explainer.explain(job, after, limit, only)
 
     async def output(
         self, job: int, task: int, stream: int, offset: int = 0, limit: int = 262_144
@@ -283,7 +277,7 @@ class FrontDesk:
 
     def _view(self, row: PlayerRow) -> PlayerView:
         session = self._dispatch.scheduler.sessions.get(row.player)
-        held = self._held(self._dispatch.brake.of_host(row.view.name))
+        held = in_words(self._dispatch.brake.of_host(row.view.name))
         if session is None:
             stale = "offline" if row.view.status == "online" else row.view.status
             return replace(row.view, status=stale, held=held)
@@ -306,6 +300,17 @@ class FrontDesk:
         found = await self._reader.read(statements.catalogues_in_use)
         rows = [(cat, tuple(sorted(called[p] for p in ids if called.get(p) in wanted))) for cat, ids in found]
         return [(cat, holders) for cat, holders in rows if holders]
+
+    async def scores(self, hosts: Sequence[str] = (), name: str = "") -> list[ScoreView]:
+        """Every score, or one, as these hosts have it, or all."""
+        return await self._shelf.scores(self._named(hosts), name)
+
+    async def disks(self, hosts: Sequence[str] = ()) -> list[Disk]:
+        """Who has which catalogue, of these hosts or of all."""
+        return await self._shelf.disks(self._named(hosts))
+
+    def _named(self, hosts: Sequence[str]) -> tuple[str, ...] | None:
+        return self.targeting.hosts(hosts) if hosts else None
 
     async def about(self) -> About:
         """The conductor in a few numbers."""

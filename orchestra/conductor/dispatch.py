@@ -4,7 +4,7 @@ The dispatch takes what doors and desk bring, has the store commit it in one tra
 claim together; a report and the next claim together), and only then tells the players and the watchers.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Cursor
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from orchestra.conductor.together import Said, Together
 from orchestra.core.brake import Brake
 from orchestra.core.scheduler import Scheduler, Session, Wish
 from orchestra.errors import (
+    BadRequest,
     DiskNearlyFull,
     NotAPlayer,
     NotSaved,
@@ -42,11 +43,14 @@ from orchestra.model import (
     Perform,
     Piece,
     Report,
+    Run,
     Scope,
     ScoreEntry,
+    Secrets,
     Started,
     Welcome,
 )
+from orchestra.security.vault import Vault, unsealed
 from orchestra.store import gates, statements
 from orchestra.store.holds import Mark
 from orchestra.store.saver import Saver
@@ -68,6 +72,7 @@ from orchestra.wire import commands
 RETRY: Final = 1.0  # seconds until a claim that could not be saved is tried again
 SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections further
 PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
+AWAY: Final = 60.0  # seconds after which a player counts as away; one that reconnects has something to tell
 AT_ONCE: Final = 500  # players for which one commit claims after a release
 
 
@@ -101,11 +106,15 @@ class Repertoires:
         self.of: dict[int, str] = {}  # player -> digest
         self._scores: dict[str, dict[str, ScoreEntry]] = {"": {}}
         self._limits: dict[str, dict[str, int]] = {"": {}}
+        self._locks: dict[str, dict[str, str]] = {}
         self._refused: dict[str, dict[str, str]] = {}
 
     def learn(self, catalogue: Catalogue) -> None:
         self._scores[catalogue.digest] = {entry.name: entry for entry in catalogue.scores}
-        self._limits[catalogue.digest] = {entry.name: entry.concurrency + 1 for entry in catalogue.scores}
+        self._limits[catalogue.digest] = {
+            entry.name: 2 if entry.lock else entry.concurrency + 1 for entry in catalogue.scores
+        }
+        self._locks[catalogue.digest] = {entry.name: entry.lock for entry in catalogue.scores if entry.lock}
         self._refused[catalogue.digest] = {refused.name: refused.reason for refused in catalogue.refused}
 
     def knows(self, digest: str) -> bool:
@@ -114,6 +123,14 @@ class Repertoires:
     def limits(self, digest: str) -> Mapping[str, int]:
         """Most open runs of each score: one more than may run, so that the next is there when one ends."""
         return self._limits.get(digest, {})
+
+    def locks(self, digest: str) -> Mapping[str, str]:
+        """The lock of each score that has one."""
+        return self._locks.get(digest, {})
+
+    def elsewhere(self, score: str) -> Iterator[ScoreEntry]:
+        """The score of that name wherever anybody has, or had, one."""
+        return (scores[score] for scores in self._scores.values() if score in scores)
 
     def anywhere(self, score: str) -> bool:
         """Whether anybody has, or had, a score of that name."""
@@ -139,8 +156,17 @@ class Dispatch:
 
     log = Logger()
 
-    def __init__(self, writer: Saver, clock: IReactorTime, now: Callable[[], int], owner: str, feed: Feed) -> None:
-        """``now``: the store's wall clock in milliseconds; ``owner``: this process, unlike any other."""
+    def __init__(
+        self,
+        writer: Saver,
+        clock: IReactorTime,
+        now: Callable[[], int],
+        owner: str,
+        feed: Feed,
+        vault: Vault | None = None,
+    ) -> None:
+        """``now``: the store's wall clock in milliseconds; ``owner``: this process, unlike any other. Without a
+        ``vault`` no secret parameters are taken."""
         self.scheduler = Scheduler()
         self.doors: dict[int, Door] = {}
         self.ids: dict[str, int] = {}  # players in the players file
@@ -153,7 +179,10 @@ class Dispatch:
         self._now = now
         self._owner = owner
         self._feed = feed
+        self._vault = vault
         self._reports = Together(self._settle)
+        self._began = clock.seconds()
+        self._left_at: dict[int, float] = {}
 
     def player_id(self, name: str) -> int | None:
         """A player's id, if it is in the players file."""
@@ -194,7 +223,7 @@ class Dispatch:
         return done
 
     def _ask(self, wish: Wish) -> ClaimAsk:
-        return ClaimAsk(player=wish.player, epoch=wish.epoch, owner=self._owner, room=wish.room, limits=wish.limits)
+        return ClaimAsk(wish.player, wish.epoch, self._owner, wish.room, wish.limits, locks=wish.locks)
 
     def claim_for(self, sessions: Iterable[Session]) -> None:
         """Ask the store for work for those of ``sessions`` that are still here and hungry."""
@@ -216,14 +245,29 @@ class Dispatch:
             over |= claimed.ended
             if session is None:
                 continue
+            if claimed.superseded:  # by another conductor: on this connection nothing would ever come
+                self.doors[claimed.player].abort()
+                continue
             if claimed.runs:
-                self._perform(self.doors[claimed.player], Perform(session.epoch, claimed.runs))
+                self._perform(self.doors[claimed.player], Perform(session.epoch, self._unsealed(claimed)))
             braked = braked or session.held
             overtaken += self.scheduler.stirred(session)
         self._feed.touched(jobs, over)
         self._claim(overtaken)
         if braked:  # what was meant for it may be somebody else's to take
             self.claim_for(tuple(self.scheduler.sessions.values()))
+
+    def seal(self, score: str, values: Mapping[str, str]) -> Secrets:
+        """Secret parameters, as the store may have them."""
+        if self._vault is None:
+            raise BadRequest(problem="this conductor takes no secret parameters: it has no key")
+        return self._vault.seal(score, values)
+
+    def _unsealed(self, claimed: Claimed) -> tuple[Run, ...]:
+        """The runs, with their secret parameters if they have any."""
+        if not claimed.sealed:
+            return claimed.runs
+        return tuple(unsealed(self._vault, run, claimed.sealed.get(run.job)) for run in claimed.runs)
 
     def _perform(self, door: Door, perform: Perform) -> None:
         door.say(commands.PERFORM, perform).addErrback(self._not_taken, door)
@@ -321,6 +365,7 @@ class Dispatch:
         self.repertoires.of[session.player] = catalogue.digest
         session.catalogue = catalogue.digest
         session.limits = self.repertoires.limits(catalogue.digest)
+        session.locks = self.repertoires.locks(catalogue.digest)
 
     async def announce(self, door: Door, announce: Announce) -> None:
         """A player's scores, new or changed."""
@@ -343,6 +388,7 @@ class Dispatch:
         del self.doors[session.player]
         self.scheduler.closed(session)
         self.online_since.pop(session.player, None)
+        self._left_at[session.player] = self._clock.seconds()
         self.log.info("{player} is offline", player=session.name)
         self._say_goodbye(session.player, session.epoch)
 
@@ -357,6 +403,15 @@ class Dispatch:
         for door in [door for door in self.doors.values() if door.heard_at < oldest]:
             self.log.warn("{peer} was silent for {seconds} s: cut off", peer=door.describe(), seconds=seconds)
             door.abort()
+
+    async def give_up(self) -> None:
+        """End as lost what cannot be running any more on players that are away, and not for a moment only."""
+        now, awhile = self._clock.seconds(), max(AWAY, 2 * self.spread)
+        if now < self._began + awhile:
+            return  # who was here before us may be on the way
+        self._left_at = {player: at for player, at in self._left_at.items() if at > now - awhile}
+        here = self.doors.keys() | self._left_at.keys()
+        await self.sweep(lambda cursor, at: statements.give_up(cursor, at, here))
 
     # ---- outcomes
 

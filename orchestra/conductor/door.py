@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple, Protocol
 from cryptography.x509 import Certificate
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Factory
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,6 +21,7 @@ from orchestra.security.contexts import ServerCredentials, peer_certificate
 from orchestra.security.names import player_name
 from orchestra.wire import commands
 from orchestra.wire.peer import CLOSED, Peer
+from orchestra.wire.tls import over_tls
 
 NOT_LISTED: Final = "is not in the conductor's players file"
 
@@ -193,7 +193,7 @@ class Porch(Factory):
         self._total = 0
         self._limits = limits
         doors = _Doors(clock, dispatch, limits, self)
-        self._tls = TLSMemoryBIOFactory(credentials, False, doors)
+        self._tls = over_tls(credentials, False, doors)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """A new connection's protocol, or None: then it is closed at once."""

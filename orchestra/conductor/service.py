@@ -138,6 +138,7 @@ class Conductor(Service):
         self._now = now
         self._fail = fail
         self.seat: Service | None = None
+        self.ready: Callable[[], object] = lambda: None
         self.upkeep: Upkeep | None = None
         self.targeting: Targeting | None = None
         self._reloading = DeferredLock()
@@ -191,7 +192,9 @@ class Conductor(Service):
             self.seat.startService()
         self._start_loops(chosen.beat / 1000)
         many = len(self._dispatch.ids)
-        self.log.info("conductor {version} is running, {players} players", version=__version__, players=many)
+        players = "1 player" if many == 1 else f"{many} players"
+        self.log.info("conductor {version} is running, {players}", version=__version__, players=players)
+        self.ready()
 
     def _cannot_open(self, failure: Failure) -> None:
         if isinstance(failure.value, OrchestraError):
@@ -258,8 +261,8 @@ class Conductor(Service):
         await self._dispatch.sweep(statements.open_due)
 
     async def _give_up(self) -> None:
-        connected, grace = frozenset(self._dispatch.doors), self._settings.removal_grace
-        await self._dispatch.sweep(lambda cursor, now: statements.give_up(cursor, now, connected))
+        grace = self._settings.removal_grace
+        await self._dispatch.give_up()
         await self._dispatch.sweep(lambda cursor, now: statements.sweep_removed(cursor, now, grace))
         await self._dispatch.sweep(lambda cursor, now: statements.strike_removed(cursor, now, grace))
 

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.application.service import IService
@@ -29,8 +30,10 @@ from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import ConductorOptions, refuse, stop_failing
 from orchestra.security.contexts import ServerCredentials
+from orchestra.security.vault import Vault
 from orchestra.store import sqlite, statements
 from orchestra.store.writer import Reader, Writer
+from orchestra.supervisor import tell_ready
 
 Options = ConductorOptions
 T = TypeVar("T")
@@ -65,14 +68,15 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         stop_failing(reactor, EX_SOFTWARE)
 
     store = sqlite.Store(chosen.state)
-    writer = Writer(store.connect, reactor.callFromThread, fatal, "store")
+    writer = Writer(store.connect, reactor.callFromThread, fatal, "store", partial(reactor.callLater, 0))
     reader = Reader(store.connect, reactor.callFromThread)
     feed = Feed(
         lambda job, since, limit: reader.read(lambda cursor: statements.news(cursor, job, since, limit)),
         lambda job: reader.read(lambda cursor: statements.ended(cursor, job)),
         lambda since, limit: reader.read(lambda cursor: statements.all_events(cursor, since, limit)),
     )
-    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed)
+    vault = Vault(chosen.secret_key)
+    dispatch = Dispatch(writer, reactor, now, uuid.uuid4().hex, feed, vault)
     roster = Roster(dispatch, writer, now)
     conductor = Conductor(
         reactor, options.read, tls, dispatch, roster, names, now, lambda status: stop_failing(reactor, status)
@@ -104,6 +108,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     as_another_user = bool(options.parent is not None and options.parent.get("uid"))
     if not as_another_user:
         store.open()
+        vault.open()
 
     def whole_after_all(_: object) -> None:
         store.unchecked = False
@@ -118,6 +123,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def start() -> None:
         if as_another_user:
             store.open()
+            vault.open()
         writer.start()
         reader.start()
         if store.unchecked:
@@ -128,6 +134,7 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
     def stop() -> Any:
         return reader.stop().addCallback(lambda _: writer.stop()).addCallback(lambda _: store.close())
 
+    conductor.ready = tell_ready
     conductor.seat = audience_port(reactor, chosen.audience, 0o660, chosen.audience_group, desk)
     hangup = Hangup(reactor, conductor.reload)
     return whole(Store(start, stop), conductor, hangup)

@@ -27,6 +27,11 @@ class Brake:
         """Why this score is not given to this host."""
         return self.of_host(host) or self.of_score(score)
 
+    def all_of(self, host: str, score: str) -> tuple[Hold, ...]:
+        """Every hold that keeps this score from this host: each has to be released."""
+        marks = (Held.EVERYTHING, ""), (Held.HOST, host), (Held.SCORE, score)
+        return tuple(self._holds[mark] for mark in marks if mark in self._holds)
+
     @property
     def some_hosts(self) -> bool:
         """Whether hosts are held one by one."""

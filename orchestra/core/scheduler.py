@@ -5,6 +5,7 @@ Pure. It knows nothing of which tasks are pending; that is the store's. It knows
 per open run, never per pending task.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from heapq import nsmallest
 from typing import Final
@@ -24,6 +25,7 @@ class Session:
         "held",
         "hungry",
         "limits",
+        "locks",
         "name",
         "note",
         "open",
@@ -46,6 +48,7 @@ class Session:
         self.version = ""
         self.catalogue = ""  # digest
         self.limits: Mapping[str, int] = {}  # score -> most open runs; shared by players with one catalogue
+        self.locks: Mapping[str, str] = {}  # score -> lock, of those that have one; shared as the limits are
         self.started: dict[int, tuple[int, int, int]] = {}  # seq -> (job, task, started_at), for runs that last
         self.settled = False  # Welcome answered
         self.ready = False  # and the catalogue known
@@ -64,7 +67,13 @@ class Session:
 
     def fits(self, score: str) -> bool:
         """Whether one more run of ``score`` may be open; "" is any score."""
-        return not score or self.count(score) < self.limits.get(score, UNKNOWN_SCORE)
+        if not score:
+            return True
+        most, lock = self.limits.get(score, UNKNOWN_SCORE), self.locks.get(score)
+        return self.count(score) < most and (lock is None or self._count_lock(lock) < most)
+
+    def _count_lock(self, lock: str) -> int:
+        return sum(self.locks.get(one) == lock for one in self.open.values())
 
     def started_at(self, job: int, task: int) -> int | None:
         """Since when a task runs here, if the player has told."""
@@ -77,19 +86,25 @@ class Session:
         left = dict(self.limits)
         for score in self.open.values():
             left[score] = left.get(score, UNKNOWN_SCORE) - 1
-        return left
+        return self._with_locks(left) if self.locks else left
+
+    def _with_locks(self, left: dict[str, int]) -> dict[str, int]:
+        """Scores with one lock have one limit: else those that wait for it would fill the player's room."""
+        taken = Counter(self.locks[score] for score in self.open.values() if score in self.locks)
+        return left | {score: self.limits[score] - taken[lock] for score, lock in self.locks.items() if taken[lock]}
 
 
 class Wish:
     """A claim the store is asked to make for one session."""
 
-    __slots__ = ("epoch", "limits", "player", "room")
+    __slots__ = ("epoch", "limits", "locks", "player", "room")
 
     def __init__(self, session: Session) -> None:
         self.player = session.player
         self.epoch = session.epoch
         self.room = session.room
         self.limits = session.remaining()
+        self.locks = session.locks
 
 
 class Scheduler:

@@ -33,6 +33,7 @@ UNASKED: Final = "the stage was never asked to start it"
 UNHEARD: Final = "it never reached this player"
 FORGOTTEN: Final = "this player's journal has no record of it any more"
 DRAINED: Final = "this player was drained before it started"
+UNSEALED: Final = "this player was restarted before it started, and keeps secret parameters in memory only"
 SWEPT: Final = "the stage died while it ran; what was left of it was ended"
 REBOOTED_RUNNING: Final = "the machine was rebooted while it may have been running"
 
@@ -53,10 +54,12 @@ class GapInSequence(Exception):
 
 
 class Judgement(Struct, frozen=True):
-    """What the repertoire says of a run before it is accepted: a refusal, or how many of its score may run at once."""
+    """What the repertoire says of a run before it is accepted: a refusal, or how many of its score may run at once,
+    and which lock it takes."""
 
     refusal: str = ""
     concurrency: int = 1
+    lock: str = ""
 
 
 class Worklist:
@@ -78,7 +81,7 @@ class Worklist:
         }
         self._unasked: set[int] = set()  # marked as starting by this process, the stage not asked yet
         self._cancelled: set[int] = set()  # to be killed on the stage, whichever stage that will be
-        self._concurrency: dict[str, int] = {}
+        self._secrets: dict[int, dict[str, str]] = {}  # of what the stage was not asked for yet; never journaled
         self._drops: list[int] = []
         self._on_stage: dict[int, str] = {
             entry.seq: entry.score for entry in self.entries.values() if entry.state is RunState.STARTING
@@ -131,12 +134,13 @@ class Worklist:
             elif judgement.refusal:
                 touched.append(self._done(_ended(run, Told.REFUSED, judgement.refusal)))
             else:
-                self._concurrency[run.score] = judgement.concurrency
-                touched.append(self._put(self._accept(run, now)))
+                touched.append(self._put(self._accept(run, judgement, now)))
                 self._accepted[run.seq] = None
+                if run.secrets:
+                    self._secrets[run.seq] = run.secrets
         return self._steps(touched, report=[entry.report for entry in touched if entry.report is not None])
 
-    def _accept(self, run: Run, now: int) -> JournalEntry:
+    def _accept(self, run: Run, judgement: Judgement, now: int) -> JournalEntry:
         due = None if run.start_within is None else now + run.start_within
         return JournalEntry(
             seq=run.seq,
@@ -149,6 +153,10 @@ class Worklist:
             params=run.params,
             digest=run.digest,
             due=due,
+            concurrency=judgement.concurrency,
+            lock=judgement.lock,
+            secret=bool(run.secrets),
+            dry_run=run.dry_run,
         )
 
     def cancelled(self, seqs: Iterable[int]) -> Steps:
@@ -227,10 +235,16 @@ class Worklist:
             entry for entry in self.entries.values() if entry.state is RunState.ACCEPTED and entry.boot != self.boot
         ]
         touched += [self._done(_ended(entry, Told.NEVER, REBOOTED)) for entry in waiting]
+        touched += [self._done(_ended(entry, Told.NEVER, UNSEALED)) for entry in self._without_secrets()]
         useless = [seq for seq in (*there, *gone) if self._stage_may_forget(seq)]
         report_now = [entry.report for entry in touched if entry.report is not None]
         kill = [entry.seq for entry in adopt if entry.seq in self._cancelled]
         return self._steps(touched, adopt=adopt, kill=kill, report=report_now, forget=useless)
+
+    def _without_secrets(self) -> list[JournalEntry]:
+        """What was accepted before a restart, and cannot start without what was only in memory."""
+        waiting = [self.entries[seq] for seq in self._accepted]
+        return [entry for entry in waiting if entry.secret and entry.seq not in self._secrets]
 
     def _stage_may_forget(self, seq: int) -> bool:
         entry = self.entries.get(seq)
@@ -247,6 +261,10 @@ class Worklist:
             return False
         self._unasked.discard(seq)
         return True
+
+    def secrets(self, seq: int) -> dict[str, str]:
+        """The secret parameters of a run that the stage is asked for now; they are not kept any longer."""
+        return self._secrets.pop(seq, {})
 
     def ended(self, report: Report) -> Steps:
         """A run is over, or the stage refused to start it; its slot is free."""
@@ -285,6 +303,7 @@ class Worklist:
         self._on_stage.pop(report.seq, None)
         self._unasked.discard(report.seq)
         self._cancelled.discard(report.seq)
+        self._secrets.pop(report.seq, None)
         return self._put(
             JournalEntry(
                 seq=report.seq,
@@ -298,19 +317,22 @@ class Worklist:
         )
 
     def _fill(self) -> list[JournalEntry]:
-        """Give free slots to what waits, oldest first; a score at its concurrency lets others pass."""
+        """Give free slots to what waits, oldest first; what its concurrency or its lock keeps lets others pass."""
         starting: list[JournalEntry] = []
         if not (self.live and self.stage_up):
             return starting
         per_score: dict[str, int] = {}
-        for score in self._on_stage.values():
+        locked: set[str] = set()
+        for running, score in self._on_stage.items():
             per_score[score] = per_score.get(score, 0) + 1
+            locked.add(self.entries[running].lock)
         for seq in list(self._accepted):
             if len(self._on_stage) >= self.slots:
                 break
             entry = self.entries[seq]
-            if per_score.get(entry.score, 0) >= self._concurrency.get(entry.score, 1):
+            if per_score.get(entry.score, 0) >= entry.concurrency or (entry.lock and entry.lock in locked):
                 continue
+            locked.add(entry.lock)
             per_score[entry.score] = per_score.get(entry.score, 0) + 1
             del self._accepted[seq]
             self._on_stage[seq] = entry.score

@@ -97,9 +97,11 @@ class Case:
         return self._by_job.get(seen.job.job) if key is None else self._by_key.get(key)
 
     def stage_killed(self, attempt: Attempt) -> int | None:
-        """When the stage of a run was killed between its dispatch and its end; None: it was not."""
+        """When, at the earliest, the stage of a run was killed that died between its dispatch and its end; None: it
+        did not."""
         for kill in self.evidence.stage_kills:
-            if kill.player == attempt.player and attempt.at <= kill.at <= (attempt.over_at or kill.at):
+            meanwhile = attempt.at <= kill.by and kill.at <= (attempt.over_at or kill.at)
+            if kill.player == attempt.player and meanwhile:
                 return kill.at
         return None
 

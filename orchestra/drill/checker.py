@@ -7,10 +7,12 @@ nobody: what the conductor says is held against the ledger that the scores wrote
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 
 from msgspec import Struct
 
+from orchestra.drill import rollouts
 from orchestra.drill.case import END, OUTCOMES, START, Attempt, Case, TaskCase
 from orchestra.drill.evidence import Evidence, Request, Vitals
 from orchestra.drill.ledger import Line
@@ -167,6 +169,22 @@ def _counts(case: Case, tally: Tally) -> None:
         tally.expect(job.verdict == verdict, f"job {job.job}'s verdict is {job.verdict!r}, not {verdict}", job=job.job)
 
 
+def _locks_exclude(case: Case, tally: Tally) -> None:
+    """Of the runs that came to their own end: one that was killed has written no end to go by."""
+    runs = [
+        (start.player, lock, start.place, end.place, one)
+        for one in case.tasks
+        if (score := case.evidence.scores.get(one.seen.job.score)) and (lock := score.lock)
+        for start in one.starts
+        for end in one.wrote(END, start.attempt)
+    ]
+    runs.sort(key=lambda run: run[:3])
+    for before, after in pairwise(runs):
+        if before[:2] == after[:2]:
+            words = f"it began before job {before[4].job}, which has the lock '{after[1]}' too, had ended"
+            tally.expect(before[3] < after[2], words, after[4])
+
+
 # ---- 3 and 4: start once
 
 
@@ -280,7 +298,7 @@ def _deserved(case: Case, one: TaskCase) -> bool:
     request = one.request
     match one.task.state:
         case "cancelled":
-            return _cancelled(request)
+            return _cancelled(request) or rollouts.stopped(one)
         case "expired":
             expires = one.seen.job.expires_at
             return expires is not None and one.outcome_at is not None and one.outcome_at >= expires
@@ -403,6 +421,7 @@ PROMISES: Final[dict[str, Callable[[Case, Tally], None]]] = {
     "an outcome never changes": _unchanged,
     "a job's counts and verdict are those of its tasks": _counts,
     "an attempt is started at most once": _started_once,
+    "scores with the same lock exclude each other": _locks_exclude,
     "only what was handed out is started, and only there": _started_as_dispatched,
     "what is not idempotent is started at most once": _not_idempotent_once,
     "work goes on elsewhere only after proof": _moved_after_proof,
@@ -414,6 +433,7 @@ PROMISES: Final[dict[str, Callable[[Case, Tally], None]]] = {
     "lost is honest: its stage was killed under it": _lost_is_honest,
     "the result of a run that ended is kept and told": _results_are_kept,
     "nothing is at work after its outcome": _over_is_over,
+    "a wave begins when the one before it has ended": rollouts.waves_in_turn,
     "everything ends without an operator": _all_terminal,
     "the events of a job have no gap": _events_gapless,
     "who asks for what can be done gets a proper answer": _askers_are_answered,

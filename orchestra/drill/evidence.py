@@ -42,10 +42,11 @@ class Seen(Struct, frozen=True, kw_only=True):
 
 
 class StageKill(Struct, frozen=True):
-    """A stage was killed; ``at`` is milliseconds since 1970."""
+    """A stage was killed at some moment from ``at`` to ``by``, in milliseconds since 1970."""
 
     player: str
     at: int
+    by: int
 
 
 class Vitals(Struct, frozen=True, kw_only=True):

@@ -21,12 +21,22 @@ line() {{
     read up idle < /proc/uptime
     echo "$1 $ORCHESTRA_JOB $ORCHESTRA_PLAYER $ORCHESTRA_ATTEMPT $ORCHESTRA_RUN ${{ORC_word:--}} $up" >> {ledger}
 }}
+if [ -z "${{ORC_word+x}}" ]; then  # a json score: what is declared is on stdin, and the secret must be the word
+    told=$(cat)
+    field() {{ value=${{told#*\\"$1\\":\\"}}; [ "$value" != "$told" ] || value=; echo "${{value%%\\"*}}"; }}
+    ORC_word=$(field word) ORC_seconds=$(field seconds) ORC_status=$(field status) ORC_bytes=$(field bytes)
+    [ "$(field token)" = "secret of $ORC_word" ] || ORC_word=untold
+fi
 line start
 [ "${{ORC_bytes:-0}}" = 0 ] || {{ head -c "$((ORC_bytes - 1))" /dev/zero | tr '\\0' x; echo; }}
 [ "${{ORC_seconds:-0}}" = 0 ] || sleep "$ORC_seconds"
 line end
-echo "word=$ORC_word"
-echo "run=$ORCHESTRA_RUN"
+if [ -n "${{told+x}}" ]; then
+    printf '{{"word":"%s","run":"%s"}}' "$ORC_word" "$ORCHESTRA_RUN" >&3
+else
+    echo "word=$ORC_word"
+    echo "run=$ORCHESTRA_RUN"
+fi
 exit "${{ORC_status:-0}}"
 """
 
@@ -39,12 +49,26 @@ class DrillScore(Struct, frozen=True, kw_only=True):
     idempotent: bool = False
     timeout: float = 60.0
     somewhere: bool = False  # the last of several players does not have it
+    lock: str = ""
 
 
-def _score(name: str, *lines: str, idempotent: bool = False, timeout: float = 60.0) -> DrillScore:
-    head = ("interface = pipe", f"timeout = {timeout:g}s", "kill_grace = 1s", *["idempotent = yes"] * idempotent)
+def _score(
+    name: str, *lines: str, idempotent: bool = False, timeout: float = 60.0, lock: str = "", interface: str = "pipe"
+) -> DrillScore:
+    head = (
+        f"interface = {interface}",
+        f"lock = {lock}",
+        f"timeout = {timeout:g}s",
+        "kill_grace = 1s",
+        *["idempotent = yes"] * idempotent,
+    )
     conf = "".join(f"{line}\n" for line in (*head, *lines))
-    return DrillScore(name=name, conf=conf, idempotent=idempotent, timeout=timeout, somewhere=name == "somewhere")
+    somewhere = name == "somewhere"
+    return DrillScore(name=name, conf=conf, idempotent=idempotent, timeout=timeout, somewhere=somewhere, lock=lock)
+
+
+_DECLARED: Final = tuple(f"[param {key}]" for key in ("word", "seconds", "status", "bytes", "other"))
+_SECRET: Final = ("[param token]", "secret = yes", "required = yes")
 
 
 SCORES: Final = {
@@ -55,10 +79,14 @@ SCORES: Final = {
         _score("narrow"),
         _score("brief", "concurrency = 2", timeout=1.0),
         _score("somewhere", "concurrency = 2"),
+        _score("left", "concurrency = 2", lock="both"),
+        _score("right", lock="both", idempotent=True),
+        _score("sworn", "concurrency = 2", *_DECLARED, *_SECRET, interface="json"),
     )
 }
 """``once`` and ``again`` are the bulk; ``narrow`` runs one at a time, so that work waits; ``brief`` is ended early;
-``somewhere`` is not on the last player's disk."""
+``somewhere`` is not on the last player's disk; ``left`` and ``right`` exclude each other; ``sworn`` takes a secret, by
+JSON, and answers with the right word only if it got it."""
 
 
 class Line(NamedTuple):

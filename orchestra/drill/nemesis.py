@@ -16,6 +16,7 @@ from orchestra.drill.evidence import StageKill
 from orchestra.drill.plan import CONDUCTOR, Fault
 from orchestra.drill.proxy import Gate, Mode
 from orchestra.drill.renewal import ask_to_upgrade
+from orchestra.drill.slowness import hold, release
 from orchestra.errors import OrchestraError
 
 SEVER_AFTER: Final = 0.7  # seconds for which a line that is to go stale gathers what is under way
@@ -82,6 +83,7 @@ class Nemesis:
         self._down: set[str] = set()  # ended by us, and not to be started yet
         self._suffering: set[tuple[str, str]] = set()  # parts and victims that have a fault now
         self._stopped: set[int] = set()  # under SIGSTOP
+        self._held: set[int] = set()  # threads
         self._full: dict[str, float] = {}  # disks, and until when their daemons may fail for that
         self._next_try: dict[str, float] = {}
 
@@ -111,6 +113,7 @@ class Nemesis:
         self._suffering.clear()
         self._down.clear()
         self._go_on(list(self._stopped))
+        self._release(list(self._held))
         for gate in self._gates.values():
             self._in_reactor(gate.heal)
         for name, disk in self._disks.items():
@@ -156,6 +159,8 @@ class Nemesis:
                 return self._end(victim, self._house.kill if verb == "kill" else self._house.stop)
             case "pause":
                 return self._pause([self._house.pid(victim)])
+            case "slow":
+                return self._hold(self._house.pid(victim))
             case "hang":
                 os.kill(self._house.pid(victim), signal.SIGHUP)
                 return _nothing
@@ -184,8 +189,9 @@ class Nemesis:
         return lambda: self._down.discard(victim)  # the same turn starts it
 
     def _kill_stage(self, player: str) -> None:
-        self.stage_kills.append(StageKill(f"{player}.{self._domain}", time.time_ns() // 1_000_000))
-        self._house.kill_stage(player)
+        at = time.time_ns() // 1_000_000
+        self._house.kill_stage(player)  # it is looked for first, and that takes a while
+        self.stage_kills.append(StageKill(f"{player}.{self._domain}", at, time.time_ns() // 1_000_000))
 
     def _pause(self, pids: list[int]) -> Callable[[], None]:
         for pid in pids:
@@ -198,6 +204,16 @@ class Nemesis:
             self._stopped.discard(pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    def _hold(self, pid: int) -> Callable[[], None] | None:
+        """Its disk does not answer; None if nobody waited for that."""
+        threads = hold(pid)
+        self._held.update(threads)
+        return partial(self._release, threads) if threads else None
+
+    def _release(self, threads: list[int]) -> None:
+        release([thread for thread in threads if thread in self._held])  # a number may be a stranger's by now
+        self._held.difference_update(threads)
 
     def _second(self, player: str) -> Callable[[], None]:
         """Another daemon with the same journal must be turned away by the lock."""

@@ -40,6 +40,8 @@ KINDS: Final = {
         Kind(name="pause conductor", part="conductor", least=0.5, most=5.0),
         Kind(name="pause player", part="player", least=0.5, most=6.0),
         Kind(name="pause stage", part="stage", least=0.5, most=4.0),
+        Kind(name="slow disk conductor", part="conductor", least=0.5, most=4.0),
+        Kind(name="slow disk player", part="player", least=0.5, most=5.0),
         Kind(name="upgrade stage", part="stage", least=0.1, most=0.1),
         Kind(name="hang up conductor", part="conductor", least=0.1, most=0.1),
         Kind(name="hang up player", part="player", least=0.1, most=0.1),
@@ -56,6 +58,7 @@ KINDS: Final = {
     )
 }
 DISKS: Final = frozenset(name for name in KINDS if name.startswith("full disk"))
+SLOW_DISKS: Final = frozenset(name for name in KINDS if name.startswith("slow disk"))
 WITNESSES_FROM: Final = 3  # players; then the last one's processes are never ended, to see whether they grow
 BETWEEN: Final = (0.4, 2.0)  # seconds from one fault to the next
 RESPITE: Final = 1.0  # seconds that a victim has between two faults

@@ -6,13 +6,26 @@ from typing import Final
 
 from msgspec import Struct
 
-from orchestra.model import Ask, Scope
+from orchestra.model import Ask, Rolling, Scope
+
+SHARES: Final = {
+    "once": 34,
+    "again": 26,
+    "narrow": 8,
+    "brief": 6,
+    "somewhere": 6,
+    "left": 5,
+    "right": 5,
+    "sworn": 10,
+}
+"""How much of the work each score is."""
 
 HASTY: Final = 0.08  # share of submits whose asker hangs up before the answer
 KEYLESS: Final = 0.05
 REPEATED: Final = 0.10  # share of keys that are sent again later
 CONFLICTING: Final = 0.03
 CANCELLED: Final = 0.10
+ROLLING: Final = 0.25  # of all-of work
 LONG_OUTPUT: Final = 30_000  # bytes: more than travels with a report
 
 
@@ -37,7 +50,7 @@ def wishes(seed: int, players: Sequence[str]) -> Iterator[Wish]:
 
 
 def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
-    score = chance.choices(("once", "again", "narrow", "brief", "somewhere"), (40, 30, 8, 6, 6))[0]
+    score = chance.choices(tuple(SHARES), tuple(SHARES.values()))[0]
     scope = Scope.ONE if chance.random() < 0.4 else Scope.ALL
     targets = tuple(sorted(chance.sample(list(players), chance.randint(1, len(players)))))
     if score == "somewhere" and len(players) > 1 and targets == (players[-1],):
@@ -52,6 +65,8 @@ def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
         expire=chance.uniform(0.3, 3.0) if chance.random() < 0.1 else None,
         request_key=None if keyless else key,
         priority=chance.choice((0, 0, 0, 5)),
+        rolling=_rolling(chance) if scope is Scope.ALL and chance.random() < ROLLING else None,
+        private={"token": f"secret of {key}"} if score == "sworn" else {},
     )
     return Wish(
         ask=ask,
@@ -60,6 +75,15 @@ def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
         conflict=not keyless and chance.random() < CONFLICTING,
         cancel_after=chance.uniform(0.0, 2.0) if cancel else None,
         cancel_on=targets[:1] if cancel and chance.random() < 0.3 else (),
+    )
+
+
+def _rolling(chance: Random) -> Rolling:
+    return Rolling(
+        batch=chance.choice(("1", "1", "2")),
+        canary=chance.choice((0, 0, 1)),
+        max_failures=chance.choice(("0", "1", "9")),
+        pause=chance.choice((0.0, 0.0, 0.5)),
     )
 
 

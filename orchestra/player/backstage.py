@@ -8,7 +8,7 @@ connection ends, everything that was under way is simply dropped here: the next 
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -48,7 +48,7 @@ class Outcome(Struct, frozen=True):
     started_at: int | None = None
     ended_at: int | None = None
     digest: str = ""
-    response: dict[str, str] | None = None
+    response: dict[str, Any] | None = None
     stdout: Kept = Kept()
     stderr: Kept = Kept()
     inline: bool = True  # the kept output is in body: stdout's, then stderr's
@@ -291,23 +291,28 @@ class Backstage:
         self._adoptable = dict(standing.running)
         return standing
 
-    def perform(self, entry: JournalEntry, player_name: str, protocol: ProcessProtocol) -> None:
+    def perform(
+        self, entry: JournalEntry, player_name: str, protocol: ProcessProtocol, secrets: Mapping[str, str] | None = None
+    ) -> None:
         """Have a run started. ``protocol`` gets a :class:`StageProcess` when it is, and its end; of a run that was
         refused it gets only the end, with :class:`NotStarted`."""
         self._protocols[entry.seq] = protocol
-        self._say(
-            {
-                "type": "perform",
-                "seq": entry.seq,
-                "job": entry.job,
-                "task": entry.task,
-                "attempt": entry.attempt,
-                "score": entry.score,
-                "params": entry.params,
-                "player": player_name,
-                "digest": entry.digest,
-            }
-        )
+        order = {
+            "type": "perform",
+            "seq": entry.seq,
+            "job": entry.job,
+            "task": entry.task,
+            "attempt": entry.attempt,
+            "score": entry.score,
+            "params": entry.params,
+            "player": player_name,
+            "digest": entry.digest,
+        }
+        if secrets:
+            order["secrets"] = secrets
+        if entry.dry_run:
+            order["dry_run"] = True
+        self._say(order)
 
     def adopt(self, seq: int, protocol: ProcessProtocol) -> None:
         """Take over a run that the stage has said is running; ``protocol`` goes on as if it had started it. If the

@@ -150,11 +150,14 @@ def a_number(value: Any, least: int = 1) -> int:
     return value
 
 
+def texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise Nonsense("no parameters")
+    return {key: a_text(text) for key, text in value.items()}
+
+
 def order_in(message: Message) -> Message:
     """The fields of a perform, each checked; what they mean is checked against the disk."""
-    params = message.get("params")
-    if not isinstance(params, dict):
-        raise Nonsense("no parameters")
     return {
         "job": a_number(message.get("job")),
         "task": a_number(message.get("task"), 0),
@@ -162,5 +165,7 @@ def order_in(message: Message) -> Message:
         "score": a_text(message.get("score")),
         "player": matching(HOST, message.get("player")),
         "digest": a_text(message.get("digest") or ""),
-        "params": {key: a_text(value) for key, value in params.items()},
+        "params": texts(message.get("params")),
+        "secrets": texts(message.get("secrets") or {}),
+        "dry_run": message.get("dry_run") is True,
     }

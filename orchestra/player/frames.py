@@ -5,7 +5,7 @@
                                                              <-    stage(boot, pid, version, program, runs)
                                                                      + short outputs
       perform(seq, job, task, attempt, score, params,        ->    directory made, then forked
-              player, digest)                                <-    started(seq, pid, at) | refused(seq, reason)
+              secrets, player, digest, dry_run)              <-    started(seq, pid, at) | refused(seq, reason)
       kill(seq, reason)                                      ->
                                                              <-    ended(seq, outcome) + short output
       fetch(seq, stream, offset, size)                       ->

@@ -4,18 +4,24 @@ import errno
 import grp
 import os
 import pwd
+import resource
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from orchestra.errors import NotStarted
-from orchestra.player.scorefile import Rules, ScoreFile
+from orchestra.player.rules import Rules
+from orchestra.player.scorefile import ScoreFile
+
+RESPONSE: Final = 3
+"""The descriptor to which a json score writes its response; nothing of the stage's own is ever there."""
 
 _SHORTAGE: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC}
 
 
 _BELIEVED: Final = 5.0
+_AFTER_XCPU: Final = 5  # seconds of CPU time from SIGXCPU, which a program may catch, to SIGKILL
 
 
 class Identity(NamedTuple):
@@ -27,11 +33,12 @@ class Identity(NamedTuple):
 
 
 class Launched(NamedTuple):
-    """A process under way, and our ends of its stdout and stderr."""
+    """A process under way, and our ends of its stdout, stderr and response; negative: there is none."""
 
     pid: int
     stdout: int
     stderr: int
+    response: int = -1
 
 
 class Users:
@@ -69,33 +76,99 @@ def _identity(name: str | None, group: str | None) -> Identity:
     return Identity(user.pw_name, user.pw_dir, {"user": user.pw_uid, "group": gid, "extra_groups": groups})
 
 
-def launch(score: ScoreFile, who: Identity, env: Mapping[str, str], stdin: int) -> Launched:
-    """Start the score in a session of its own, with nothing of ours; :class:`NotStarted` says why it did not."""
+def reserve() -> None:
+    """Have descriptor 3 taken, before anything else can be there."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null != RESPONSE:
+        os.dup2(null, RESPONSE, inheritable=False)
+        if null > RESPONSE:
+            os.close(null)
+
+
+def launch(score: ScoreFile, who: Identity, env: Mapping[str, str], null: int, told: bytes | None = None) -> Launched:
+    """Start the score in a session of its own, with nothing of ours; :class:`NotStarted` says why it did not.
+
+    ``told`` is what a json score finds on its stdin; it is never on a disk.
+    """
+    more = () if told is None else (RESPONSE,)
     ends: list[int] = []
     try:
-        ends += os.pipe()
-        ends += os.pipe()
+        for _ in range(2 + len(more)):
+            ends += os.pipe()
+        stdin = null
+        if told is not None:
+            stdin = _memory(told)
+            ends.append(stdin)
+            os.dup2(ends[5], RESPONSE)
         process = subprocess.Popen(
             [score.path],
             stdin=stdin,
             stdout=ends[1],
             stderr=ends[3],
+            pass_fds=more,
             env=env,
             cwd=score.rules.dir,
             umask=score.rules.umask,
             start_new_session=True,
+            preexec_fn=_limits(score.rules) if score.rules.limited else None,
             **who.switch,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as problem:
         for end in ends:
             os.close(end)
         raise NotStarted(reason=_sentence(score, who, problem)) from None
+    finally:
+        if more:
+            os.dup2(null, RESPONSE, inheritable=False)
     process.returncode = 0  # reaping is the stage's: Popen must never wait for it
-    os.close(ends[1])
-    os.close(ends[3])
-    os.set_blocking(ends[0], False)
-    os.set_blocking(ends[2], False)
-    return Launched(process.pid, ends[0], ends[2])
+    for end in (*ends[1:6:2], *ends[6:]):
+        os.close(end)
+    ours = ends[0:6:2]
+    for end in ours:
+        os.set_blocking(end, False)
+    return Launched(process.pid, *ours)
+
+
+def _memory(data: bytes) -> int:
+    """A file that is in memory only, to be read from its beginning."""
+    handle = os.memfd_create("parameters", os.MFD_CLOEXEC)
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
+    os.lseek(handle, 0, os.SEEK_SET)
+    return handle
+
+
+def _limits(rules: Rules) -> Callable[[], None]:
+    """What the new process does before it becomes the score; it costs a real fork, and those who have none no time.
+
+    A limit is never more than the stage has itself: raising one is not ours, and after the change of user not possible.
+    """
+    seconds = None if rules.limit_cpu is None else -(-rules.limit_cpu // 1000)
+    wanted = (
+        (resource.RLIMIT_CPU, seconds, _AFTER_XCPU),
+        (resource.RLIMIT_AS, rules.limit_memory, 0),
+        (resource.RLIMIT_NOFILE, rules.limit_files, 0),
+        (resource.RLIMIT_NPROC, rules.limit_processes, 0),
+        (resource.RLIMIT_CORE, rules.limit_core, 0),
+        (resource.RLIMIT_FSIZE, rules.limit_file_size, 0),
+    )
+    limits = [(what, *_at_most(what, most, slack)) for what, most, slack in wanted if most is not None]
+
+    def become() -> None:
+        if rules.nice:
+            os.nice(rules.nice)
+        for what, soft, hard in limits:
+            resource.setrlimit(what, (soft, hard))
+
+    return become
+
+
+def _at_most(what: int, most: int, slack: int) -> tuple[int, int]:
+    """The soft and the hard limit."""
+    ours = resource.getrlimit(what)[1]
+    hard = most + slack if ours == resource.RLIM_INFINITY else min(most + slack, ours)
+    return min(most, hard), hard
 
 
 def _sentence(score: ScoreFile, who: Identity, problem: Exception) -> str:
@@ -111,7 +184,7 @@ def _sentence(score: ScoreFile, who: Identity, problem: Exception) -> str:
         case errno.ENOEXEC:
             return f"{score.path} cannot be run: it is neither a program for this machine nor does it begin with #!"
         case errno.EACCES:
-            return f"{score.path} may not be run by {who.name}, or its interpreter may not"
+            return f"{score.path} may not be run by {who.name}: it, its interpreter or the way to it is closed to them"
         case errno.E2BIG:
             return f"{score.path} cannot be run: its parameters are more than a process can be given"
         case errno.EPERM:

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
@@ -24,6 +24,7 @@ from orchestra.security.contexts import ClientCredentials, explain
 from orchestra.settings import ConductorAddress
 from orchestra.wire import commands
 from orchestra.wire.peer import CLOSED, Peer
+from orchestra.wire.tls import Dial
 
 GREETING: Final = 45.0  # seconds from TCP to Welcome
 DIALLING: Final = 15
@@ -123,7 +124,7 @@ class Line(Peer):
 def over_tls(reactor: Any, address: ConductorAddress, tls: ClientCredentials) -> IStreamClientEndpoint:
     """The way to a conductor: TCP, and TLS that accepts only who bears the conductor's name."""
     tcp = HostnameEndpoint(reactor, address.address.encode("idna"), address.port, timeout=DIALLING)
-    return wrapClientTLS(tls.options(address.name), tcp)
+    return Dial(tls.options(address.name), tcp)
 
 
 class Connector:

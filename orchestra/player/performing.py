@@ -16,7 +16,9 @@ from typing import Final
 
 from orchestra import __version__
 from orchestra.errors import NotStarted, UnfitScore
-from orchestra.parameters import environment, problem
+from orchestra.parameters import environment
+from orchestra.parameters.declared import complete, no_dry_run, plain, typed
+from orchestra.parameters.declared import refusal as breach
 from orchestra.player import handover
 from orchestra.player.door import (
     WORD,
@@ -29,9 +31,10 @@ from orchestra.player.door import (
     matching,
     order_in,
 )
-from orchestra.player.frames import VERSION
+from orchestra.player.frames import VERSION, to_json
 from orchestra.player.launch import Launched, Users, launch
 from orchestra.player.loop import Loop
+from orchestra.player.pins import Pins, other_digest
 from orchestra.player.records import Done, RunDirectory, done, every_run, sync_group
 from orchestra.player.running import Ended, House, Run, Strays, Terms, refusal
 from orchestra.player.scorefile import ScoreFile, current, load
@@ -47,6 +50,7 @@ from orchestra.player.sweep import (
     start_of,
     strike,
 )
+from orchestra.supervisor import tell_ready
 
 SYNC_AFTER: Final = 1.0
 SWEEP_PATIENCE: Final = 10.0
@@ -79,6 +83,7 @@ class Stage:
         self._connections: list[Connection] = []
         self._users = Users(options.score_user)
         self._scores: dict[str, ScoreFile] = {}
+        self._pins = Pins(options.dir, self.loop, self._digests, log.say)
         self._running: dict[Key, Run] = {}
         self._keys: dict[int, Key] = {}  # by pid
         self._done: dict[Key, Done] = {}
@@ -109,6 +114,7 @@ class Stage:
                 self._unswept[key] = self._directory(key).leader()
         self._unsynced.update(self._done)
         self._plan_sync()
+        self._pins.recover()
         patience = time.monotonic() + SWEEP_PATIENCE
         before, alive = set(self._unswept), self._sweep()
         while before | alive and time.monotonic() < patience:
@@ -124,6 +130,7 @@ class Stage:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.HANDED)  # the program before may have held them back
         self._after_turn()
         self._log.say(f"ready, {len(self._done)} outcomes kept, {len(self._swept) + len(self._unswept)} runs lost")
+        tell_ready()
         try:
             self.loop.run()
         except Exception:
@@ -177,6 +184,7 @@ class Stage:
         self._unswept = {key: self._directory(key).leader() for key in map(_key_of, state["unswept"])}
         if self._unswept:
             self.loop.later(0, self._sweep_again)
+        self._pins.recover()
         self._connections = [
             Connection(self, socket.socket(fileno=of_it["handle"]), of_it) for of_it in state["connections"]
         ]
@@ -309,15 +317,20 @@ class Stage:
         who = self._users.identity(score.rules)
         mark = _mark(key)
         env = {MARK: mark, "PATH": score.rules.path, "LANG": "C.UTF-8", "HOME": who.home}
-        env |= environment(order["params"])
         env |= {
             "ORCHESTRA_JOB": str(order["job"]),
             "ORCHESTRA_PLAYER": order["player"],
             "ORCHESTRA_ATTEMPT": str(order["attempt"]),
             "ORCHESTRA_SCORE": score.name,
-            "ORCHESTRA_DRY_RUN": "0",
+            "ORCHESTRA_DRY_RUN": "1" if order["dry_run"] else "0",
         }
-        process = launch(score, who, env, self._null)
+        declared = score.rules.params
+        if score.rules.interface == "json":
+            told = typed(declared, complete(declared, order["params"] | order["secrets"]))
+            process = launch(score, who, env, self._null, to_json(told).encode())
+        else:
+            env |= environment(plain(declared, complete(declared, order["params"])))
+            process = launch(score, who, env, self._null)
         self._keep_leader(key, process)
         try:
             run = Run(self._house, key[1], mark, _terms(score), score.digest, process)
@@ -347,14 +360,21 @@ class Stage:
         else:
             score = load(self._options.scores, name, self._trusted)
         self._scores[name] = score
-        if order["digest"] and order["digest"] != score.digest:
-            reason = (
-                f"score {name} is not what was asked for: its digest is {score.digest[:12]}, not {order['digest'][:12]}"
-            )
-            raise NotStarted(reason=reason)
-        if wrong := problem(order["params"]):
+        if wrong := breach(score.rules.params, order["params"], order["secrets"]):
             raise NotStarted(reason=wrong)
-        return score
+        if order["dry_run"] and not score.rules.dry_run:
+            raise NotStarted(reason=no_dry_run(name))
+        return self._pinned(score, order["digest"]) if order["digest"] else score
+
+    def _pinned(self, score: ScoreFile, digest: str) -> ScoreFile:
+        """Our own copy of the score that the disk has now, if that is the one with this digest."""
+        if score.digest != digest:
+            raise NotStarted(reason=other_digest(score.name, score.digest, digest))
+        return self._pins.pinned(score)
+
+    def _digests(self) -> set[str] | None:
+        """Of all that runs; None while something may live of which nobody knows that."""
+        return None if self._unswept else {run.digest for run in self._running.values()}
 
     def _keep_leader(self, key: Key, process: Launched) -> None:
         leader = Leader(process.pid, start_of(process.pid), self._boot, self._cgroup)
@@ -560,4 +580,4 @@ def _key_of(mark: str) -> Key:
 
 def _terms(score: ScoreFile) -> Terms:
     rules = score.rules
-    return Terms(rules.interface, rules.timeout, rules.kill_grace, rules.output_limit)
+    return Terms(rules.interface, rules.timeout, rules.kill_grace, rules.output_limit, rules.response_limit)

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from orchestra.errors import NoSuchScore, UnfitScore
-from orchestra.model import Catalogue, RefusedScore, ScoreEntry
+from orchestra.model import Catalogue, ParamEntry, RefusedScore, ScoreEntry
+from orchestra.player.rules import unfit
 from orchestra.player.scorefile import (
     ScoreFile,
     candidates,
@@ -18,7 +19,6 @@ from orchestra.player.scorefile import (
     is_name,
     load,
     no_such_score,
-    unfit,
 )
 
 
@@ -114,6 +114,10 @@ def _entry(score: ScoreFile) -> ScoreEntry:
         concurrency=rules.concurrency,
         idempotent=rules.idempotent,
         max_attempts=rules.max_attempts,
+        params=tuple(ParamEntry(*one) for one in rules.params),
+        lock=rules.lock,
+        hidden=rules.hidden,
+        dry_run=rules.dry_run,
     )
 
 

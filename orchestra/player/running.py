@@ -19,7 +19,7 @@ from orchestra.player.frames import INLINE
 from orchestra.player.launch import Launched
 from orchestra.player.loop import Loop, Timer
 from orchestra.player.records import Outcome
-from orchestra.player.streams import Answers, Kept
+from orchestra.player.streams import RESPONSE_LIMIT, Answers, Kept, Object
 from orchestra.player.sweep import Seen, of_run, strike
 
 UNKILLABLE_AFTER: Final = 10.0
@@ -55,6 +55,7 @@ class Terms(NamedTuple):
     timeout: int
     kill_grace: int
     output_limit: int
+    response_limit: int = RESPONSE_LIMIT
 
 
 class Strays:
@@ -77,9 +78,9 @@ class Strays:
 
 
 class Pipe:
-    """Our end of a run's stdout or stderr."""
+    """Our end of a run's stdout, stderr or response."""
 
-    def __init__(self, house: House, handle: int, sink: Kept | Answers) -> None:
+    def __init__(self, house: House, handle: int, sink: Kept | Answers | Object) -> None:
         """``handle`` is negative if the pipe was closed already."""
         self._loop = house.loop
         self._strays = house.strays
@@ -144,7 +145,7 @@ class Run:
         self.started_at = _wall()
         self._house = house
         self._terms = terms
-        self._digest = digest
+        self.digest = digest
         self.alarm = ""  # what was said when it survived SIGKILL
         self._why: str | None = None  # it is being killed
         self._struck = False  # SIGKILL was sent
@@ -154,11 +155,11 @@ class Run:
         self._empty = 0  # looks in a row that found nothing of it
         self._groupless = 0  # and that found nobody in its process group
         self._kept = {1: Kept(terms.output_limit), 2: Kept(terms.output_limit)}
-        self._answers = Answers(self._kept[1]) if terms.interface == "pipe" else None
-        self._pipes = (
-            Pipe(house, process.stdout, self._answers or self._kept[1]),
-            Pipe(house, process.stderr, self._kept[2]),
-        )
+        self._response = _response(terms, self._kept[1])
+        lines = self._response if isinstance(self._response, Answers) else self._kept[1]
+        self._pipes = [Pipe(house, process.stdout, lines), Pipe(house, process.stderr, self._kept[2])]
+        if isinstance(self._response, Object):
+            self._pipes.append(Pipe(house, process.response, self._response))
         self._due: float | None = None  # monotonic; when the timer goes off
         self._timer: Timer | None = None
         self._arm(self._begun + terms.timeout / 1000, self._overdue)
@@ -181,7 +182,7 @@ class Run:
             "seq": self.seq,
             "mark": self.mark,
             "terms": self._terms,
-            "digest": self._digest,
+            "digest": self.digest,
             "process": [self.pid, *(pipe.handle for pipe in self._pipes)],
             "started_at": self.started_at,
             "begun": self._begun,
@@ -193,7 +194,7 @@ class Run:
             "groupless": self._groupless,
             "ended_at": self._ended_at,
             "kept": [kept.handed() for kept in self._kept.values()],
-            "answers": self._answers.handed() if self._answers else None,
+            "answers": self._response.handed() if self._response else None,
         }
 
     @classmethod
@@ -211,8 +212,8 @@ class Run:
         self._exit = tuple(state["exit"]) if state["exit"] else None
         for kept, of_it in zip(self._kept.values(), state["kept"], strict=True):
             kept.take_over(of_it)
-        if self._answers:
-            self._answers.take_over(state["answers"])
+        if self._response:
+            self._response.take_over(state["answers"])
         self._arm(state["due"], self._overdue if self._why is None else self._alarm if self._struck else self._insist)
         if self._exit:
             self._house.loop.later(0, self._look)
@@ -311,8 +312,8 @@ class Run:
         return notes
 
     def _end(self, notes: list[str]) -> None:
-        if self._answers and self._answers.cut:
-            notes.append("response cut at 64 KiB")
+        if self._response:
+            notes += self._response.notes
         kept = {stream: one.data for stream, one in self._kept.items()}
         inline = len(kept[1]) + len(kept[2]) <= INLINE
         outcome = self._outcome(notes, inline)
@@ -332,8 +333,8 @@ class Run:
             "signal": -code if code < 0 else None,
             "started_at": self.started_at,
             "ended_at": max(self._ended_at, self.started_at),
-            "digest": self._digest,
-            "response": self._answers.response if self._answers else None,
+            "digest": self.digest,
+            "response": self._response.response if self._response else None,
             "stdout": _described(self._kept[1]),
             "stderr": _described(self._kept[2]),
             "inline": inline,
@@ -341,6 +342,15 @@ class Run:
             "cpu_ms": cpu_ms,
             "maxrss": maxrss,
         }
+
+
+def _response(terms: Terms, output: Kept) -> Answers | Object | None:
+    match terms.interface:
+        case "pipe":
+            return Answers(output, terms.response_limit)
+        case "json":
+            return Object(terms.response_limit)
+    return None
 
 
 def refusal(reason: str) -> Outcome:

@@ -1,8 +1,8 @@
-"""One score on disk: whether it may be run, by which rules, and which digest it has.
+"""One score on disk: whether it may be run, and which digest it has.
 
-Standard library only: the stage checks with it too. What a player has altogether is the business of
-:mod:`orchestra.player.repertoire`. Between a check here and the start of the process the file can still change; that
-is accepted, because only root and the player's user can change it.
+Standard library only: the stage checks with it too. What its ``.conf`` says is read by :mod:`orchestra.player.rules`;
+what a player has altogether is the business of :mod:`orchestra.player.repertoire`. Between a check here and the start
+of the process the file can still change; that is accepted, because only root and the player's user can change it.
 """
 
 import hashlib
@@ -10,32 +10,15 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple, TypeVar
 
-from orchestra.config import (
-    MAX_FILE,
-    Entry,
-    Key,
-    absolute_path,
-    choice,
-    duration,
-    integer,
-    octal,
-    parse,
-    sections,
-    size,
-    yes_no,
-)
-from orchestra.errors import ConfigError, NoSuchScore, UnfitScore
-
-FORMAT_VERSION: Final = 1
-"""The newest ``.conf`` format that is understood here."""
+from orchestra.config import MAX_FILE
+from orchestra.errors import NoSuchScore, UnfitScore
+from orchestra.player.rules import Rules, plain, read_rules, unfit
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LEFTOVER: Final = re.compile(r".*(\.(conf|bak|orig|rpmsave|rpmnew|pacnew|(dpkg|ucf)-.*)|~)")
-_ACCOUNT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}\$?")
-_DAY: Final = 86_400_000
 _WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
 _EXECUTABLE: Final = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 _MAX_LINKS: Final = 16
@@ -48,24 +31,6 @@ Identity = tuple[int, ...]
 """What changes when a file changes: device, inode, size, times, mode, owner."""
 
 
-class Rules(NamedTuple):
-    """How a score is run. Durations are milliseconds, sizes are bytes."""
-
-    interface: str
-    description: str
-    timeout: int
-    kill_grace: int
-    idempotent: bool
-    max_attempts: int
-    concurrency: int
-    user: str | None
-    group: str | None
-    dir: str
-    path: str
-    umask: int
-    output_limit: int
-
-
 class ScoreFile(NamedTuple):
     """A score that may be run, as it was when it was read. ``stamp`` changes when its files do."""
 
@@ -76,117 +41,13 @@ class ScoreFile(NamedTuple):
     stamp: tuple[Identity, Identity | None, bool]
 
 
-# ---- the keys of NAME.conf
-
-
-def _interface(value: str) -> str:
-    if value == "json":
-        raise ValueError("expected env or pipe, as json comes with a later version of the player")
-    return choice("env", "pipe")(value)
-
-
-def _description(value: str) -> str:
-    if len(value) > 200 or not value.isprintable():
-        raise ValueError("expected one line of at most 200 printable characters")
-    return value
-
-
-def _period(least: int, most: int, rule: str) -> Callable[[str], int]:
-    def period(value: str) -> int:
-        milliseconds = duration(value)
-        if not least <= milliseconds <= most:
-            raise ValueError(f"expected a duration {rule}")
-        return milliseconds
-
-    return period
-
-
-def _account(value: str) -> str | None:
-    if value and not _ACCOUNT.fullmatch(value):
-        raise ValueError("expected the name or number of an account")
-    return value or None
-
-
-def _search_path(value: str) -> str:
-    # An empty or relative part would be looked up in the score's own directory, wherever that is.
-    if "\0" in value or not all(part.startswith("/") for part in value.split(":")):
-        raise ValueError("expected absolute directories separated by ':'")
-    return value
-
-
-def _umask(value: str) -> int:
-    mask = octal(value)
-    if mask > 0o777:
-        raise ValueError("expected an octal number from 000 to 777")
-    return mask
-
-
-def _output_limit(value: str) -> int:
-    limit = size(value)
-    if limit > 64 << 20:
-        raise ValueError("expected a size of at most 64M")
-    return limit
-
-
-KEYS: Final = (
-    Key("interface", _interface, "env", "env, or pipe: stdout lines of the form key=value join the response"),
-    Key("description", _description, "", "one line for lists and help"),
-    Key("timeout", _period(1, 365 * _DAY, "of more than 0 and at most 365d"), "1h", "a run that takes longer is ended"),
-    Key("kill_grace", _period(0, _DAY, "of at most 1d"), "10s", "time between SIGTERM and SIGKILL when a run is ended"),
-    Key("idempotent", yes_no, "no", "yes: a run that is lost may be started again"),
-    Key("max_attempts", integer(1, 100), "3", "most starts of an idempotent score for one task"),
-    Key("concurrency", integer(1, 1000), "1", "most runs of this score at once on one player"),
-    Key("user", _account, "", "the user it runs as; empty: score_user of player.conf"),
-    Key("group", _account, "", "the group it runs as; empty: the user's own"),
-    Key("dir", absolute_path, "/", "the directory it starts in"),
-    Key("path", _search_path, "/usr/bin:/bin:/usr/sbin:/sbin", "its PATH"),
-    Key("umask", _umask, "022", "its umask"),
-    Key("output_limit", _output_limit, "256k", "kept of stdout and of stderr, each: the first quarter, the last three"),
-    Key("min_version", integer(1, 1_000_000), str(FORMAT_VERSION), "the oldest format that knows the keys used here"),
-)
-
-
-def read_rules(file: str, text: str) -> Rules:
-    """The rules that ``text``, the contents of ``file``, lays down; a :class:`UnfitScore` names line and key."""
-    try:
-        plain, *more = sections(file, text)
-        _check_version(file, plain.entries)
-        if more:
-            title = f"[{more[0].title}]"
-            raise ConfigError(file=file, line=more[0].line, key=title, problem="sections come with a later version")
-        values: dict[str, Any] = parse(file, plain.entries, KEYS).values
-    except ConfigError as error:
-        at = error.fields
-        raise unfit(file, f"line {at['line']}: {at['key']}: {at['problem']}") from None
-    del values["min_version"]
-    return Rules(**values)
-
-
-def _check_version(file: str, entries: Iterable[Entry]) -> None:
-    """Before any other complaint: a newer format may have keys that read like mistakes here."""
-    for entry in entries:
-        asked = entry.value if entry.key == "min_version" and re.fullmatch(r"[0-9]{1,18}", entry.value) else "0"
-        if int(asked) > FORMAT_VERSION:
-            problem = f"this score needs a newer player, one that knows format {asked}; this one knows {FORMAT_VERSION}"
-            raise ConfigError(file=file, line=entry.line, key=entry.key, problem=problem)
-
-
 # ---- reading
-
-
-def unfit(path: str, reason: str) -> UnfitScore:
-    """The error that says why ``path`` may not be used, in text that any terminal and encoding can take."""
-    return UnfitScore(path=_plain(path), reason=_plain(reason))
 
 
 def no_such_score(directory: str, name: str) -> NoSuchScore:
     """The error for a name that nothing in ``directory`` has, be the name what it may."""
-    shown = _plain(name if len(name) <= 80 else f"{name[:77]}...")
-    return NoSuchScore(path=_plain(f"{directory}/{name[:80]}"), reason="does not exist", score=shown)
-
-
-def _plain(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    shown = plain(name if len(name) <= 80 else f"{name[:77]}...")
+    return NoSuchScore(path=plain(f"{directory}/{name[:80]}"), reason="does not exist", score=shown)
 
 
 def is_name(name: str) -> bool:
@@ -255,17 +116,20 @@ def _find(home: str, name: str, trusted: Collection[int]) -> _Found:
 
 def _read(home: str, name: str, trusted: Collection[int]) -> ScoreFile:
     found = _find(home, name, trusted)
-    digest = hashlib.sha256(b"orchestra score 1\0")
-    text = ""
-    parts = [_digest(found.executable)]
+    text, conf = "", None
+    executable = _digest(found.executable)
     if found.conf:
         raw = _contents(found.conf)
-        parts.append(hashlib.sha256(raw).digest())
+        conf = hashlib.sha256(raw).digest()
         text = _decoded(found.conf, raw)
-    for part in parts:  # of equal length, so that no two pairs of files read alike
-        digest.update(part)
     rules = read_rules(_join(home, name) + ".conf", text)
-    return ScoreFile(name, _join(home, name), rules, digest.hexdigest(), found.stamp)
+    return ScoreFile(name, _join(home, name), rules, digest_of(executable, conf), found.stamp)
+
+
+def digest_of(executable: bytes, conf: bytes | None) -> str:
+    """The digest of a score, from the SHA-256 of its file and of its ``.conf``, if it has one."""
+    # parts of equal length, so that no two pairs of files read alike
+    return hashlib.sha256(b"orchestra score 1\0" + executable + (conf or b"")).hexdigest()
 
 
 def _digest(path: str) -> bytes:

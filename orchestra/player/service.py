@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from orchestra import __version__, parameters
+from orchestra import __version__
 from orchestra.audience.desk import Reloaded
 from orchestra.audience.node import Drained, Idle, Killing, NodeStatus
 from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist
@@ -30,11 +30,14 @@ from orchestra.model import (
     Started,
     Welcome,
 )
+from orchestra.parameters.declared import no_dry_run
+from orchestra.parameters.declared import refusal as breach
 from orchestra.player import onsite
 from orchestra.player.backstage import Backstage, Standing
 from orchestra.player.drain import Marker
 from orchestra.player.execution import Execution
 from orchestra.player.line import Connector, Line
+from orchestra.player.pins import other_digest
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.reporting import Reporter
 from orchestra.settings import needs_restart
@@ -287,7 +290,8 @@ class Player(Service):
 
     def _start(self, entry: JournalEntry) -> None:
         if self._worklist.asked(entry.seq):
-            self._backstage.perform(entry, self._name, self._execution(entry))
+            secrets = self._worklist.secrets(entry.seq)
+            self._backstage.perform(entry, self._name, self._execution(entry), secrets)
         elif not self._worklist.stage_up:
             self._waiting_for_stage.append(entry)
 
@@ -377,18 +381,19 @@ class Player(Service):
         await self._enact(steps)
 
     def _judge(self, run: Run) -> Judgement:
-        problem = parameters.problem(run.params)
-        if problem:
-            return Judgement(refusal=problem)
+        if run.trouble:
+            return Judgement(refusal=run.trouble)
         try:
             score = self._repertoire.find(run.score)
         except UnfitScore as refusal:
             return Judgement(refusal=refusal.sentence)
         if run.digest and run.digest != score.digest:
-            return Judgement(
-                refusal=f"the score '{run.score}' here is not the one that was asked for (digest {score.digest[:12]})"
-            )
-        return Judgement(concurrency=score.rules.concurrency)
+            return Judgement(refusal=other_digest(run.score, score.digest, run.digest))
+        if problem := breach(score.rules.params, run.params, run.secrets):
+            return Judgement(refusal=problem)
+        if run.dry_run and not score.rules.dry_run:
+            return Judgement(refusal=no_dry_run(run.score))
+        return Judgement(concurrency=score.rules.concurrency, lock=score.rules.lock)
 
     async def cancel(self, seqs: list[int]) -> None:
         """Cancel runs; returning means: settled, or being killed."""

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # -I leaves our own directory out; behind the standa
 
 from orchestra.errors import OrchestraError, ScoreUserMissing, StageNotStarted
 from orchestra.player import handover
+from orchestra.player.launch import reserve
 from orchestra.player.performing import Stage
 from orchestra.player.premises import listen, lock, plain_signals
 from orchestra.player.stagelog import Log
@@ -110,6 +111,7 @@ def main(arguments: list[str]) -> int:
     if options.check is not None:
         print("ok" if options.check == handover.FORMAT else "this program cannot take over from that one")
         return int(options.check != handover.FORMAT)
+    reserve()
     if options.detach and options.resume is None:
         return _detach(options)
     try:

@@ -1,15 +1,18 @@
-"""What a run writes: its head and its tail are kept in bounded memory, and a pipe score's answers are picked out.
+"""What a run writes: its head and its tail are kept in bounded memory, and its response is picked out.
 
 Standard library only. Reading the pipes is the run's business.
 """
 
 import hashlib
+import json
 from typing import Any, Final
 
 from orchestra.player import handover
 
 LONGEST_LINE: Final = 64 * 1024
 RESPONSE_LIMIT: Final = 64 * 1024
+DEEPEST: Final = 32  # objects and arrays in a response, one in the other
+_MOST_WHOLE: Final = 1 << 63
 _SLACK: Final = 256 * 1024
 
 Spans = list[tuple[int, int]]
@@ -76,8 +79,9 @@ class Kept:
 class Answers:
     """Picks the ``key=value`` lines out of a stream; all else goes on to ``output``."""
 
-    def __init__(self, output: Kept) -> None:
+    def __init__(self, output: Kept, limit: int = RESPONSE_LIMIT) -> None:
         self.output = output
+        self._limit = limit
         self.response: dict[str, str] = {}
         self.cut = False
         self._size = 0
@@ -93,6 +97,11 @@ class Answers:
         end = data.rfind(b"\n") + 1
         self._whole_lines(data[start:end])
         self._hold(data[end:])
+
+    @property
+    def notes(self) -> list[str]:
+        """What was wrong with the response."""
+        return [f"response cut at {self._limit >> 10} KiB"] if self.cut else []
 
     def close(self) -> None:
         """There is no more; a last line without a line end counts."""
@@ -146,12 +155,79 @@ class Answers:
         size = self._size + _weight(key, value)
         if key in self.response:
             size -= _weight(key, self.response[key])
-        if self.cut or size > RESPONSE_LIMIT:
+        if self.cut or size > self._limit:
             self.cut = True
             return False
         self._size = size
         self.response[key] = value
         return True
+
+
+class Object:
+    """The response of a json score: one JSON object, or none and a note why not."""
+
+    def __init__(self, limit: int = RESPONSE_LIMIT) -> None:
+        self.response: dict[str, Any] | None = None
+        self.notes: list[str] = []
+        self._limit = limit
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._data += data[: max(0, self._limit + 1 - len(self._data))]
+
+    def close(self) -> None:
+        """There is no more."""
+        if not self._data.strip():
+            return
+        if len(self._data) > self._limit:
+            self.notes.append(f"response of more than {self._limit >> 10} KiB dropped")
+            return
+        try:
+            self.response = object_in(bytes(self._data))
+        except ValueError as problem:
+            self.notes.append(f"response dropped: {problem}")
+
+    def handed(self) -> handover.State:
+        """What the next program needs to go on."""
+        return {"object": handover.text(self._data)}
+
+    def take_over(self, state: handover.State) -> None:
+        """Go on where the program before stopped."""
+        self._data = bytearray(handover.data(state["object"]))
+
+
+def object_in(data: bytes) -> dict[str, Any]:
+    """The JSON object that ``data`` is, if every codec on its way can carry it; ValueError says why not."""
+    try:
+        found = json.loads(data.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ValueError("what it wrote to descriptor 3 is no JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError("what it wrote to descriptor 3 is JSON, but no object")
+    _check(found, DEEPEST)
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _check(value: Any, deeper: int) -> None:
+    if isinstance(value, dict | list):
+        if not deeper:
+            raise ValueError(f"it is nested deeper than {DEEPEST}")
+        for key in value if isinstance(value, dict) else ():
+            _check(key, 0)
+        for one in value.values() if isinstance(value, dict) else value:
+            _check(one, deeper - 1)
+    elif isinstance(value, str):
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError("it holds half of a surrogate pair")
+    elif isinstance(value, float):
+        if value in (float("inf"), float("-inf")):
+            raise ValueError("it holds a number that is too large")
+    elif isinstance(value, int) and not -_MOST_WHOLE <= value < _MOST_WHOLE:
+        raise ValueError("it holds a whole number of more than 64 bits")
 
 
 def _lines(data: bytes) -> list[bytes]:

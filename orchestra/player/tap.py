@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import time
+from functools import partial
 from random import SystemRandom
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from orchestra.security import credentials
 from orchestra.security.contexts import ClientCredentials
 from orchestra.store import journal
 from orchestra.store.writer import Writer
+from orchestra.supervisor import tell_ready
 
 Options = PlayerOptions
 FILES: Final = ("certificate", "key", "ca", "crl")
@@ -77,7 +79,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
         boot_clock=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
         wall=lambda: time.time_ns() // 1_000_000,
         journal=book,
-        writer=Writer(book.connect, reactor.callFromThread, fatal, "journal"),
+        writer=Writer(book.connect, reactor.callFromThread, fatal, "journal", partial(reactor.callLater, 0)),
         repertoire=Repertoire(chosen.scores, {0, os.geteuid()}),
         start_stage=(lambda: start_stage(reactor, chosen)) if chosen.stage_start else None,
         make_backstage=lambda identity, listener: Backstage(reactor, chosen.stage, identity, listener),
@@ -94,6 +96,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     services = MultiService()
     for service in (player, seat.make(reactor, chosen.seat, player), Hangup(reactor, player.reload)):
         service.setServiceParent(services)
+    reactor.callWhenRunning(tell_ready)
     return services
 
 

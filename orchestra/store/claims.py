@@ -45,7 +45,8 @@ _CLAIM: Final = (
     "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING n, attempt"
 )
 _JOB: Final = (
-    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.shut FROM jobs "
+    "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, jobs.shut, "
+    "job_params.digest FROM jobs "
     "JOIN scores USING (score_id) JOIN job_params USING (job_id) WHERE job_id = ?"
 )
 Waiting = tuple[int, int, int, int]
@@ -57,7 +58,10 @@ class _Job(NamedTuple):
     params: dict[str, str]
     expires_at: int | None
     scope: Scope
+    dry_run: bool
+    sealed: bytes | None
     shut: bool
+    digest: str
 
 
 class _Books:
@@ -73,8 +77,9 @@ class _Books:
 
     def job(self, job: int) -> _Job:
         if job not in self._jobs:
-            name, body, expires_at, scope, shut = self.cur.execute(_JOB, (job,)).fetchone()
-            self._jobs[job] = _Job(name, _decode(body), expires_at, Scope(scope), bool(shut))
+            name, body, expires_at, scope, dry_run, sealed, shut, digest = self.cur.execute(_JOB, (job,)).fetchone()
+            marks = bool(dry_run), sealed, bool(shut), digest
+            self._jobs[job] = _Job(name, _decode(body), expires_at, Scope(scope), *marks)
         return self._jobs[job]
 
     def score(self, score: int) -> str:
@@ -91,8 +96,8 @@ class _Books:
 
 
 def claim(cur: Cursor, asks: Sequence[ClaimAsk], now: int) -> list[Claimed]:
-    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing, and
-    neither does a player that is held: its release asks again."""
+    """Give each player what it has room for, by ascending id. A session that is not the newest gets nothing and is told
+    so; a player that is held gets nothing, and its release asks again."""
     books = _Books(cur, now)
     claimed = [_claim_for(books, ask) for ask in sorted(asks, key=lambda ask: ask.player)]
     ended = books.ledger.close()
@@ -103,13 +108,14 @@ def _claim_for(books: _Books, ask: ClaimAsk) -> Claimed:
     row = books.cur.execute(
         "SELECT next_seq, epoch, owner, name FROM players WHERE player_id = ? AND disabled_at IS NULL", (ask.player,)
     ).fetchone()
-    if row is None or row[1:3] != (ask.epoch, ask.owner) or books.held_player(row[3]):
-        return Claimed(ask.player, (), False, frozenset())
+    superseded = row is not None and row[1:3] != (ask.epoch, ask.owner)
+    if row is None or superseded or books.held_player(row[3]):
+        return Claimed(ask.player, (), False, frozenset(), superseded=superseded)
     turn = _Turn(books, ask, row[0])
     turn.fill(max(ask.room, 0))
     if turn.runs:
         books.cur.execute("UPDATE players SET next_seq = ? WHERE player_id = ?", (turn.next_seq, ask.player))
-    return Claimed(ask.player, tuple(turn.runs), turn.more, frozenset(turn.jobs))
+    return Claimed(ask.player, tuple(turn.runs), turn.more, frozenset(turn.jobs), sealed=turn.sealed)
 
 
 class _Turn:
@@ -120,9 +126,12 @@ class _Turn:
         self.player = ask.player
         self.limits = ask.limits
         self.default_limit = ask.default_limit
+        self.locks = ask.locks
         self.next_seq = next_seq
         self.room = 0
         self.left: dict[int, int] = {}  # score_id -> how many more may be given
+        self.of_lock: dict[str, int] = {}  # how many were given of all its scores
+        self.sealed: dict[int, bytes] = {}
         self.runs: list[Run] = []
         self.jobs: set[int] = set()
         self.more = False
@@ -158,9 +167,17 @@ class _Turn:
 
     def _given(self, run: Run, score: int) -> None:
         self.next_seq += 1
-        self.left[score] -= 1
+        if lock := self._lock(score):
+            self.of_lock[lock] = self.of_lock.get(lock, 0) + 1
+        else:
+            self.left[score] -= 1
         self.runs.append(run)
         self.jobs.add(run.job)
+        if sealed := self.books.job(run.job).sealed:
+            self.sealed[run.job] = sealed
+
+    def _lock(self, score: int) -> str | None:
+        return self.locks.get(self.books.score(score)) if self.locks else None
 
     def _expire(self, item: Waiting) -> None:
         for task in self._pending(item):
@@ -181,7 +198,10 @@ class _Turn:
         if score not in self.left:
             limit = self.limits.get(self.books.score(score), self.default_limit)
             self.left[score] = 0 if self.books.held_score(score) else limit
-        return min(self.left[score], self.room - len(self.runs))
+        left = self.left[score]
+        if lock := self._lock(score):
+            left -= self.of_lock.get(lock, 0)
+        return min(left, self.room - len(self.runs))
 
     def _fits(self, score: int) -> bool:
         return self._allowed(score) > 0
@@ -232,7 +252,8 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
     books.ledger.note(job, State.DISPATCHED.label, task=row[0], player=player)
     within = None if about.expires_at is None else about.expires_at - books.now
-    return Run(seq, job, row[0], row[1], about.score, about.params, within)
+    taken, attempt = row
+    return Run(seq, job, taken, attempt, about.score, about.params, within, about.digest, dry_run=about.dry_run)
 
 
 def _of_a_pool(books: _Books, player: int, waiting: Waiting) -> bool:

@@ -17,7 +17,8 @@ COUNTED: Final = tuple(sorted(State))
 COUNTS: Final = ", ".join(state.label for state in COUNTED)
 _ADD = ", ".join(f"{state.label} = {state.label} + ?" for state in COUNTED)
 _TALLY = (
-    f"UPDATE jobs SET last_event = last_event + ?, {_ADD} WHERE job_id = ? RETURNING last_event, scope, gated, {COUNTS}"
+    f"UPDATE jobs SET last_event = last_event + ?, {_ADD} WHERE job_id = ? "
+    f"RETURNING last_event, scope, gated, sealed, {COUNTS}"
 )
 
 
@@ -69,7 +70,7 @@ class Ledger:
         counts, events = self._counts.get(job, {}), self._events.get(job, [])
         changes = [counts.get(state, 0) for state in COUNTED]
         (row,) = self.cur.execute(_TALLY, (len(events), *changes, job)).fetchall()
-        last, scope, gated, *many = row
+        last, scope, gated, sealed, *many = row
         for state, change in counts.items():
             self._totals[state] = self._totals.get(state, 0) + change
         standing = dict(zip(COUNTED, many, strict=True))
@@ -78,9 +79,15 @@ class Ledger:
             last += 1
             events = [*events, ("ended", "", None, None, verdict(Scope(scope), standing))]
             self.cur.execute("UPDATE jobs SET ended_at = ?, last_event = ? WHERE job_id = ?", (self.now, last, job))
+            if sealed:
+                self._forget_secrets(job)
         if events:
             history.write(self.cur, job, last - len(events) + 1, self.now, events)
         return (gated and follow and self._follow(job, standing)) or ended
+
+    def _forget_secrets(self, job: int) -> None:
+        self.cur.execute("UPDATE job_params SET sealed = NULL WHERE job_id = ?", (job,))
+        self.cur.execute("UPDATE jobs SET sealed = 0 WHERE job_id = ?", (job,))
 
     def _follow(self, job: int, counts: dict[State, int]) -> bool:
         """Write down what follows for a job that is not handed out whole and at once; whether it ended with that."""

@@ -228,6 +228,16 @@ def catalogues_in_use(cur: Cursor) -> list[tuple[Catalogue, tuple[int, ...]]]:
     return [(_catalogue.decode(body), tuple(holders[digest])) for digest, body in rows if digest in holders]
 
 
+def holders(cur: Cursor) -> dict[str, list[str]]:
+    """The players that are not removed, by the digest of their catalogue, in order; "" is one that is not known."""
+    found: dict[str, list[str]] = {}
+    for digest, name in cur.execute(
+        "SELECT catalogue, name FROM players WHERE disabled_at IS NULL ORDER BY catalogue, name"
+    ):
+        found.setdefault(digest, []).append(name)
+    return found
+
+
 def player_catalogues(cur: Cursor) -> dict[int, str]:
     """Which catalogue each player has, by ascending id; removed players and those without one left out."""
     rows = cur.execute(

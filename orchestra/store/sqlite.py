@@ -20,6 +20,7 @@ OLDEST: Final = (3, 37, 0)  # RETURNING, STRICT
 
 CHECKED_AT_ONCE: Final = 256 << 20  # bytes that are looked through in less than a second
 BUSY_TIMEOUT: Final = 10_000  # milliseconds
+CACHE: Final = 32_768  # KiB of pages that a connection keeps; the system's cache has the rest
 IN_USE: Final = b"in use"
 AT_REST: Final = b"at rest"
 _WORD: Final = 16  # bytes, with blanks after it: no other length is written, so a full disk need not have room
@@ -106,7 +107,7 @@ def _set_up(connection: Connection) -> None:
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("PRAGMA foreign_keys = OFF")
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute(f"PRAGMA cache_size = -{CACHE}")
 
 
 class Store:

@@ -14,6 +14,7 @@ from orchestra.store.players import (
     forgive,
     goodbye,
     hello,
+    holders,
     player_catalogues,
     players,
     roster,
@@ -23,7 +24,8 @@ from orchestra.store.players import (
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
 from orchestra.store.reruns import again
-from orchestra.store.submits import submit
+from orchestra.store.standing import open_runs, seen_players, waiting
+from orchestra.store.submits import made_before, submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, open_due, strike_removed, sweep_removed
 from orchestra.store.views import (
     ended,
@@ -58,13 +60,16 @@ __all__ = [
     "goodbye",
     "hello",
     "hold",
+    "holders",
     "holds",
     "job_view",
     "job_views",
     "last_event",
+    "made_before",
     "news",
     "next_expiry",
     "open_due",
+    "open_runs",
     "output_pieces",
     "pause",
     "player_catalogues",
@@ -76,6 +81,7 @@ __all__ = [
     "roster",
     "save_pieces",
     "seen",
+    "seen_players",
     "settle",
     "settle_all",
     "size",
@@ -85,4 +91,5 @@ __all__ = [
     "sync_players",
     "task_views",
     "totals",
+    "waiting",
 ]

@@ -44,10 +44,17 @@ def submit(cur: Cursor, new: NewJob, now: int) -> Submitted:
 def _body_sha(new: NewJob) -> bytes:
     body = (
         *(new.score, sorted(new.params.items()), new.scope, new.wording or new.players, new.priority, new.count),
-        # when it expires or begins differs at every try, whether it does so does not
-        *(new.expires_at is None, new.not_before is None, new.waves, new.rerun_of),
+        # when it expires or begins, and what it is pinned to, differs at every try, whether it does so does not
+        *(new.expires_at is None, new.not_before is None, bool(new.digest), new.waves, new.rerun_of),
+        new.dry_run,
+        new.secrets and new.secrets.likeness,  # keyed: of the secrets themselves a hash could be guessed at
     )
     return hashlib.sha256(msgspec.msgpack.encode(body)).digest()
+
+
+def made_before(cur: Cursor, new: NewJob) -> Submitted | None:
+    """The job that this request has made already, if its request key says so."""
+    return _made_before(cur, new, _body_sha(new))
 
 
 def _made_before(cur: Cursor, new: NewJob, sha: bytes) -> Submitted | None:
@@ -77,18 +84,22 @@ def _insert_job(cur: Cursor, new: NewJob, score: int, tasks: tuple[int, int], ga
     give_up = None if new.expires_at is None else new.expires_at + new.give_up_after
     row = cur.execute(
         "INSERT INTO jobs (score_id, scope, idempotent, max_attempts, priority, created_at, expires_at, give_up_at, "
-        "last_event, pending, held, owner, uid, login_uid, request_key, gated, rerun_of) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING job_id",
+        "last_event, pending, held, owner, uid, login_uid, request_key, dry_run, sealed, gated, rerun_of) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING job_id",
         (
             *(score, new.scope, new.idempotent, new.max_attempts, new.priority, now, new.expires_at, give_up),
             *(*tasks, new.owner.name, new.owner.uid, new.owner.login_uid, new.request_key),
-            *(gated, new.rerun_of),
+            *(new.dry_run, new.secrets is not None, gated, new.rerun_of),
         ),
     ).fetchone()
     job = int(row[0])
-    cur.execute("INSERT INTO job_params (job_id, body) VALUES (?, ?)", (job, msgspec.json.encode(new.params)))
-    submitted = ("submitted", new.owner.name, None, None, f"{sum(tasks)} tasks")
-    history.write(cur, job, 1, now, [submitted])
+    secret, sealed = (msgspec.json.encode(new.secrets.names), new.secrets.sealed) if new.secrets else (None, None)
+    cur.execute(
+        "INSERT INTO job_params (job_id, body, secret, sealed, digest) VALUES (?, ?, ?, ?, ?)",
+        (job, msgspec.json.encode(new.params), secret, sealed, new.digest),
+    )
+    detail = f"{sum(tasks)} tasks{', a dry run' if new.dry_run else ''}"
+    history.write(cur, job, 1, now, [("submitted", new.owner.name, None, None, detail)])
     return job
 
 

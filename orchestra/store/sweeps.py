@@ -12,7 +12,7 @@ from orchestra.store.values import Swept
 LIMIT: Final = 10_000
 OPENED_AT_ONCE: Final = 20  # jobs in one step
 NOBODY_LEFT: Final = "every player that could have run it was removed"
-GIVEN_UP: Final = "its player has been away since before its time was over, and nobody can know what became of it"
+GIVEN_UP: Final = "its time is over, its player is away, and nobody can know what became of it"
 REMOVED_RUNNING: Final = "its player was removed, and nobody can know what became of it"
 
 

@@ -59,7 +59,8 @@ class Submitted(Struct, frozen=True):
 
 
 class ClaimAsk(Struct, frozen=True):
-    """How many more runs a player may be given: in all, of each score in ``limits``, and of any other score."""
+    """How many more runs a player may be given: in all, of each score in ``limits``, and of any other score. Scores
+    with the same name in ``locks`` share what they may be given."""
 
     player: int
     epoch: int
@@ -67,12 +68,15 @@ class ClaimAsk(Struct, frozen=True):
     room: int
     limits: Mapping[str, int] = {}
     default_limit: int = 2
+    locks: Mapping[str, str] = {}
 
 
 class Claimed(Struct, frozen=True):
     """Runs for one player, ascending in seq. ``more``: work waits that this player has no room for now.
 
     ``jobs`` have changed: their tasks were given out, or turned out to be overdue, and some have ``ended`` with that.
+    ``superseded``: the session that asked is not its player's newest, and will never be given anything. Of jobs with
+    secret parameters ``sealed`` has the values.
     """
 
     player: int
@@ -80,6 +84,8 @@ class Claimed(Struct, frozen=True):
     more: bool
     jobs: frozenset[int]
     ended: frozenset[int] = frozenset()
+    superseded: bool = False
+    sealed: dict[int, bytes] = {}
 
 
 class Batch(Struct, frozen=True):

@@ -26,12 +26,14 @@ from orchestra.store.ledger import COUNTED, COUNTS
 from orchestra.store.values import PlayerRow, Totals
 
 _params = msgspec.json.Decoder(dict[str, str]).decode
+_names = msgspec.json.Decoder(tuple[str, ...]).decode
 _report = msgspec.msgpack.Decoder(Report).decode
 
 _JOB: Final = (
     "SELECT jobs.job_id, scores.name, job_params.body, scope, owner, uid, login_uid, request_key, created_at, "
-    "expires_at, ended_at, priority, last_event, gated, rerun_of, "
-    f"(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), {COUNTS} FROM jobs "
+    "expires_at, ended_at, priority, last_event, job_params.secret, dry_run, gated, rerun_of, "
+    "(SELECT group_concat(r.job_id) FROM jobs r WHERE r.rerun_of = jobs.job_id), job_params.digest, "
+    f"{COUNTS} FROM jobs "
     "LEFT JOIN scores ON scores.score_id = jobs.score_id LEFT JOIN job_params ON job_params.job_id = jobs.job_id "
 )
 _GATE: Final = (
@@ -55,6 +57,12 @@ def no_such_job(cur: Cursor, job: int) -> NoSuchJob:
     return JobPruned(job=job) if given is not None and 0 < job <= given[0] else NoSuchJob(job=job)
 
 
+def _must_be(cur: Cursor, job: int) -> None:
+    """Of a job that is being pruned, rows are left for a while that nobody is to see."""
+    if cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
+        raise no_such_job(cur, job)
+
+
 def job_view(cur: Cursor, job: int) -> JobView:
     """A job and its counts."""
     row = cur.execute(_JOB + "WHERE jobs.job_id = ?", (job,)).fetchone()
@@ -72,8 +80,8 @@ def job_views(cur: Cursor, before: int | None, limit: int, unfinished: bool, own
 
 
 def _job(cur: Cursor, row: Sequence[Any]) -> JobView:
-    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *more = row
-    gated, rerun_of, reruns, *many = more
+    job, score, params, scope, owner, uid, login_uid, key, created, expires, ended, priority, last, *rest = row
+    secret, dry_run, gated, rerun_of, reruns, pin, *many = rest
     counts = dict(zip(COUNTED, many, strict=True))
     return JobView(
         job=job,
@@ -91,6 +99,9 @@ def _job(cur: Cursor, row: Sequence[Any]) -> JobView:
         counts={state.label: count for state, count in counts.items() if count},
         verdict=verdict(Scope(scope), counts),
         last_event=last,
+        digest=pin,
+        secrets=_names(secret) if secret else (),
+        dry_run=bool(dry_run),
         rerun_of=rerun_of,
         reruns=tuple(sorted(int(one) for one in reruns.split(","))) if reruns else (),
         **(_gate(cur, job) if gated else {}),
@@ -142,6 +153,7 @@ def _task(row: Sequence[Any]) -> TaskView:
 
 def output_pieces(cur: Cursor, job: int, task: int, stream: int, offset: int, limit: int) -> list[tuple[int, bytes]]:
     """Kept output (position, bytes) of a task's last attempt, from ``offset`` on, ``limit`` bytes in all."""
+    _must_be(cur, job)
     row = cur.execute(
         "SELECT t.attempt, r.body FROM tasks t LEFT JOIN results r "
         "ON r.job_id = t.job_id AND r.n = t.n AND r.attempt = t.attempt WHERE t.job_id = ? AND t.n = ?",
@@ -196,10 +208,8 @@ def ended(cur: Cursor, job: int) -> JobView | None:
 
 def events(cur: Cursor, job: int, since: int, limit: int) -> list[Event]:
     """Events with n > ``since``, oldest first."""
-    found = history.of_job(cur, job, since, limit)
-    if not found and cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
-        raise no_such_job(cur, job)
-    return found
+    _must_be(cur, job)
+    return history.of_job(cur, job, since, limit)
 
 
 def player_rows(cur: Cursor, after: str, limit: int, names: Sequence[str] = ()) -> list[PlayerRow]:

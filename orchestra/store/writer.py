@@ -24,7 +24,7 @@ T = TypeVar("T")
 Work = tuple[Callable[[Cursor], Any], "Deferred[Any]"]
 Done = tuple["Deferred[Any]", Any]
 
-GROUP: Final = 2000  # works in one commit at most
+GROUP: Final = 2000  # works in one commit, or what one turn asks for
 FOLD_WITHIN: Final = 100  # milliseconds for which a commit waits for readers of the log
 LOG_LIMIT: Final = 64 << 20  # bytes of log past which the writer itself folds it in, and waits for that
 _OURS: Final = (
@@ -44,13 +44,20 @@ class Writer:
         deliver: Callable[..., object],
         fatal: Callable[[StoreFailed], object],
         name: str,
+        after_turn: Callable[[Callable[[], None]], object] = lambda do: do(),
     ) -> None:
-        """``deliver``: reactor.callFromThread; ``fatal`` is called once, in the reactor, when the disk failed."""
+        """``deliver``: reactor.callFromThread; ``fatal`` is called once, in the reactor, when the disk failed.
+
+        ``after_turn`` does something when the reactor's present turn is over. What a turn asks for is handed to the
+        thread then, together: awake sooner, it would only take the interpreter from the turn, again and again.
+        """
         self._connect = connect
         self._deliver = deliver
         self._fatal = fatal
         self._name = name
-        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._after_turn = after_turn
+        self._asked: list[Work] = []  # in this turn
+        self._queue: queue.SimpleQueue[list[Work] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = False
         self._stopped: Deferred[None] = Deferred()
@@ -70,13 +77,21 @@ class Writer:
         if self._closing:
             return fail(NotSaved(problem=CLOSED))
         done: Deferred[T] = Deferred()
-        self._queue.put((work, done))
+        self._asked.append((work, done))
+        if len(self._asked) == 1:
+            self._after_turn(self._hand_over)
         return done
+
+    def _hand_over(self) -> None:
+        if self._asked:
+            asked, self._asked = self._asked, []
+            self._queue.put(asked)
 
     def stop(self) -> "Deferred[None]":
         """Write what was asked for, close; fires then."""
         if not self._closing:
             self._closing = True
+            self._hand_over()
             if self._thread is None:
                 self._stopped.callback(None)
             else:
@@ -148,16 +163,16 @@ class Writer:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
 
 
-def _next_group(works: "queue.SimpleQueue[Work | None]") -> tuple[list[Work], bool]:
+def _next_group(works: "queue.SimpleQueue[list[Work] | None]") -> tuple[list[Work], bool]:
     """Wait for work; returns what has come in, and whether more may come."""
     group: list[Work] = []
-    item = works.get()
-    while item is not None:
-        group.append(item)
-        if len(group) == GROUP:
+    asked = works.get()
+    while asked is not None:
+        group += asked
+        if len(group) >= GROUP:
             return group, True
         try:
-            item = works.get_nowait()
+            asked = works.get_nowait()
         except queue.Empty:
             return group, True
     return group, False

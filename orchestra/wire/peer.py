@@ -8,7 +8,6 @@ left to the door (conductor) and the line (player).
 import functools
 import itertools
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -71,7 +70,7 @@ class Peer(amp.AMP):
         self._owed = 0
         self._words = {command.name: Word(command, handler) for command, handler in handlers}
         self._joining: dict[bytes, batches.Joiner] = {}  # of those commands whose payload was ever cut
-        self._waiting: deque[Heard] = deque()
+        self._waiting: list[Heard] = []  # few, and mostly none: an empty deque is ten times the size
         self._busy = False
         self._abort_call: IDelayedCall | None = None
 
@@ -171,7 +170,7 @@ class Peer(amp.AMP):
     async def _handle_all(self) -> None:
         try:
             while self._waiting and not self.closed:
-                await self._handle(self._waiting.popleft())
+                await self._handle(self._waiting.pop(0))
         finally:
             self._busy = False
 

@@ -12,12 +12,13 @@ import msgspec
 from orchestra.core import worklist
 from orchestra.model import MOVES, Report, Scope, State, Told
 from orchestra.store import moves, restore, sweeps
-from simulation.machine import Start
-from simulation.world import Host, World
+from simulation.machine import TIMEOUT, Start
+from simulation.world import MAX_ATTEMPTS, SCORES, Host, World
 
 _report = msgspec.msgpack.Decoder(Report).decode
 _params = msgspec.json.Decoder(dict[str, str]).decode
 UNSTARTED = (State.CANCELLED, State.EXPIRED, State.REFUSED)
+FINE = (State.OK, State.CANCELLED)
 
 
 class Task(NamedTuple):
@@ -102,11 +103,16 @@ def check(world: World) -> None:
     for problems in (
         _endings(world, tasks),
         _moves(world, results),
+        _holds(world),
+        _pruning(world),
         _receipts(world, tasks),
         _clients(world, tasks),
         _books(world, tasks),
+        _waves(world),
         _leftovers(world),
         _losses(world, tasks, results),
+        _honest(world, tasks, results),
+        _outputs(world, results),
         _fleet(world),
         () if beyond(world) else _starts(world, tasks, results),
         () if beyond(world) else _candidates(world, tasks, results),
@@ -134,11 +140,30 @@ def _moves(world: World, results: Iterable[Result]) -> Iterator[str]:
     for job, n, attempt, was, state, _ in world.store.execute("SELECT * FROM moved ORDER BY rowid").fetchall():
         if State(was).terminal or State(state) not in MOVES[State(was)]:
             yield f"task {job}/{n} went from {State(was).label} to {State(state).label}"
-        if (was, state) == (State.DISPATCHED, State.PENDING):
+        if (was, state) == (State.DISPATCHED, State.PENDING) and job in idempotent:
             proof = told.get((job, n, attempt))
             allowed = {Told.NEVER, Told.REFUSED} | ({Told.LOST} if idempotent[job] else set())
             if proof is None or proof.told not in allowed:
                 yield f"task {job}/{n} moved on after attempt {attempt} without a proof: {proof and proof.told}"
+    losses = Counter((one.job, one.n) for one in results if one.told is Told.LOST)
+    for (job, n), many in losses.items():
+        if many > (MAX_ATTEMPTS if idempotent.get(job) else 1):
+            yield f"task {job}/{n} was lost {many} times"
+
+
+# ---- what operators hold is not handed out, what has not ended is not pruned
+
+
+def _holds(world: World) -> Iterator[str]:
+    for job, n, attempt in world.store.execute(
+        "SELECT job, task, attempt FROM moved WHERE state = 1 AND held"
+    ).fetchall():
+        yield f"task {job}/{n} was given away while it was held, for attempt {attempt}"
+
+
+def _pruning(world: World) -> Iterator[str]:
+    for (job,) in world.store.execute("SELECT DISTINCT job FROM pruned WHERE token IS NULL").fetchall():
+        yield f"job {job} was pruned, and had not ended"
 
 
 # ---- 1: accepted is durable
@@ -148,15 +173,16 @@ def _receipts(world: World, tasks: Iterable[Task]) -> Iterator[str]:
     by_job: dict[int, list[Task]] = {}
     for task in tasks:
         by_job.setdefault(task.job, []).append(task)
+    gone = world.pruned()
     for job, token in world.kept.items():
-        if not any(task.token == token for task in by_job.get(job, ())):
+        if gone.get(token) != job and not any(task.token == token for task in by_job.get(job, ())):
             yield f"job {job} ({token}) was in the copy of the store that was put back, and is not there"
     for one in world.submissions:
         now = [job for job, _, era in one.jobs if era == world.era]
         if world.era and not now:
             continue
         for job in now:
-            if not any(task.token == one.token for task in by_job.get(job, ())):
+            if gone.get(one.token) != job and not any(task.token == one.token for task in by_job.get(job, ())):
                 yield f"the receipt of {one} named job {job}, and that is not there"
         if one.ask.request_key is None:
             continue
@@ -204,6 +230,23 @@ def _books(world: World, tasks: Iterable[Task]) -> Iterator[str]:
         yield "there are candidates, and no task is pending for them"
 
 
+# ---- whose turn it is
+
+
+def _waves(world: World) -> Iterator[str]:
+    """Where hosts go one by one, each is handed its task after the one before it has ended."""
+    ends = {state.label for state in State if state.terminal}
+    for (job,) in world.store.execute(
+        "SELECT job_id FROM gates WHERE batch = 1 AND max_failures IS NOT NULL"
+    ).fetchall():
+        over: set[int] = set()
+        told = "SELECT kind, task FROM events WHERE job_id = ? AND task IS NOT NULL ORDER BY n"
+        for kind, task in world.store.execute(told, (job,)).fetchall():
+            if kind == State.DISPATCHED.label and not over.issuperset(range(task)):
+                yield f"task {job}/{task} was handed out before its turn: ended were {sorted(over)}"
+            over |= {task} if kind in ends else set()
+
+
 # ---- 6 and more: nothing dangles when all is over
 
 
@@ -244,22 +287,26 @@ def _starts(world: World, tasks: Iterable[Task], results: Iterable[Result]) -> I
         if task.token in world.outside:
             continue
         mine = starts.pop((task.token, task.n), [])
-        yield from _started_once(task, mine)
+        yield from _started_once(task, task.idempotent, mine)
         yield from _outcome_is_true(task, mine)
         for start in mine:
             said = told.get((task.job, task.n, start.attempt))
             if said is not None and said.told in (Told.NEVER, Told.REFUSED):
                 yield f"{said.player} said {said.told} ({said.report.reason}) of what was started: {start}"
-    for unknown in starts.values():
+    gone = world.pruned()
+    for (token, _), unknown in starts.items():
+        if token in gone:
+            yield from _started_once(f"job {gone[token]}, pruned", SCORES[unknown[0].score], unknown)
+            continue
         yield f"processes were started for a task that does not exist: {[str(start) for start in unknown]}"
 
 
-def _started_once(task: Task, starts: list[Start]) -> Iterator[str]:
+def _started_once(task: object, idempotent: bool, starts: list[Start]) -> Iterator[str]:
     attempts = Counter(start.attempt for start in starts)
     for attempt, many in attempts.items():
         if many > 1:
             yield f"attempt {attempt} was started {many} times: {task}"
-    if len(starts) > 1 and not task.idempotent:
+    if len(starts) > 1 and not idempotent:
         yield f"what may run once was started {len(starts)} times: {task}" + "".join(f"\n    {one}" for one in starts)
 
 
@@ -354,6 +401,64 @@ def _may_have_run(world: World, task: Task) -> bool:
 
 def _put_back(world: World) -> bool:
     return world.happened("rollback") or world.happened("restore")
+
+
+# ---- the other ends are honest too
+
+
+def _honest(world: World, tasks: Iterable[Task], results: Iterable[Result]) -> Iterator[str]:
+    told = {(one.job, one.n, one.attempt): one.told for one in results}
+    over = _over_the_top(world, tasks)
+    for task in tasks:
+        stopped = task.state is State.CANCELLED and task.job in over and task.reason.startswith("stopped:")
+        if not stopped and not _for_a_reason(world, task, told.get((task.job, task.n, task.attempt))):
+            yield f"nothing explains its end: {task}"
+
+
+def _over_the_top(world: World, tasks: Iterable[Task]) -> set[int]:
+    """The rolling jobs of which more went wrong than was allowed for."""
+    wrong = Counter(task.job for task in tasks if task.state.terminal and task.state not in FINE)
+    allowed = world.store.execute("SELECT job_id, max_failures FROM gates WHERE max_failures IS NOT NULL").fetchall()
+    return {job for job, most in allowed if wrong[job] > most}
+
+
+def _for_a_reason(world: World, task: Task, told: Told | None) -> bool:
+    match task.state:
+        case State.EXPIRED:
+            return task.expires_at is not None and world.widest["most"] >= task.expires_at
+        case State.CANCELLED:
+            removed = task.reason == sweeps.NOBODY_LEFT and world.happened("removed")
+            return removed or task.token in world.cancelled
+        case State.REFUSED:
+            return told is Told.REFUSED
+        case State.KILLED:
+            return task.token in world.cancelled or world.happened("ended", task.player or "") or _overdue(world, task)
+        case _:
+            return True
+
+
+def _overdue(world: World, task: Task) -> bool:
+    """Whether a run of it, or a stage's idea of one, has lasted as long as it may."""
+    mine = [one for one in world.starts if (one.token, one.task, one.node) == (task.token, task.n, task.player)]
+    return any((one.ended_at or world.timeline.now) - one.at > TIMEOUT - 0.001 for one in mine)
+
+
+# ---- 6: what a run has said is kept
+
+
+def _outputs(world: World, results: Iterable[Result]) -> Iterator[str]:
+    there = dict(
+        world.store.execute(
+            "SELECT job_id || '/' || n || '/' || attempt, sum(length(data)) FROM outputs WHERE stream = 1 GROUP BY 1"
+        ).fetchall()
+    )
+    gone = set(world.pruned().values())
+    for one in results:
+        spans = one.report.stdout.spans
+        if one.job in gone or not spans or one.report.stdout.data:
+            continue
+        if there.get(f"{one.job}/{one.n}/{one.attempt}") != sum(size for _, size in spans):
+            yield f"the output of job {one.job}/{one.n} attempt {one.attempt} is not there: {there}"
 
 
 # ---- the fleet

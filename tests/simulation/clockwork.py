@@ -2,7 +2,7 @@
 
 import traceback
 from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from random import Random
 from typing import Any, Final
@@ -50,6 +50,7 @@ class Timeline:
         self.clock = QuickClock()
         self.current = "world"
         self.bugs: list[str] = []  # what went wrong in the open: an exception nobody expected
+        self.counts: Counter[str] = Counter()  # what there was in the story
         self._trace: deque[tuple[float, str, str | LogEvent, tuple[Any, ...]]] = deque(maxlen=TRACED)
 
     @property
@@ -99,6 +100,7 @@ class Process:
         self.host = host  # the machine it is on
         self.alive = True
         self.asleep_until = 0.0
+        self.hears_only: int | None = None  # so many messages, and is killed by the next
         self._network = network
 
     # ---- as a reactor
@@ -138,6 +140,15 @@ class Process:
             return None
         finally:
             self.timeline.current = before
+
+    def hear(self) -> None:
+        """A message has come: what was before it is done, what comes of it may never be."""
+        if self.hears_only is not None:
+            self.hears_only -= 1
+            if self.hears_only < 0:
+                self.timeline.counts["fault: killed between messages"] += 1
+                self.kill()
+                raise Killed
 
     def _own_calls(self) -> list[DelayedCall]:
         return [call for call in self.timeline.clock.calls if getattr(call.func, "__self__", None) is self]

@@ -21,9 +21,17 @@ from simulation.clockwork import Killed, Process
 T = TypeVar("T")
 
 _WATCHED = (
-    "CREATE TEMP TABLE moved (job INTEGER, task INTEGER, attempt INTEGER, was INTEGER, state INTEGER, maybe INTEGER)",
+    "CREATE TEMP TABLE moved (job INTEGER, task INTEGER, attempt INTEGER, was INTEGER, state INTEGER, held INTEGER)",
     """CREATE TEMP TRIGGER watch AFTER UPDATE OF state ON main.tasks WHEN old.state <> new.state BEGIN
-           INSERT INTO moved VALUES (new.job_id, new.n, new.attempt, old.state, new.state, new.maybe_ran); END""",
+           INSERT INTO moved VALUES (new.job_id, new.n, new.attempt, old.state, new.state, EXISTS (
+               SELECT 1 FROM holds WHERE kind = 'everything'
+               OR kind = 'host' AND name = (SELECT name FROM players WHERE player_id = new.player_id)
+               OR kind = 'score' AND name = (SELECT name FROM scores WHERE score_id = new.score_id))); END""",
+    "CREATE TEMP TABLE pruned (job INTEGER, token TEXT)",
+    """CREATE TEMP TRIGGER forget AFTER DELETE ON main.job_params BEGIN
+           INSERT INTO pruned VALUES (old.job_id, old.body ->> 'token'); END""",
+    """CREATE TEMP TRIGGER too_soon AFTER DELETE ON main.tasks WHEN old.state < 3 BEGIN
+           INSERT INTO pruned VALUES (old.job_id, NULL); END""",
 )
 
 
@@ -33,7 +41,8 @@ def _empty_store() -> bytes:
 
 
 def store(copy: bytes | None = None) -> Connection:
-    """A conductor's store, new or from a copy. Every move of a task is written down beside it, if it is committed."""
+    """A conductor's store, new or from a copy. What happens to its tasks is written down beside it, if it is
+    committed: every move, and whether a hold was in force; which jobs were pruned."""
     connection = _blank()
     connection.deserialize(copy or _empty_store())
     for statement in _WATCHED:
@@ -179,6 +188,7 @@ class Writer:
             plans[0] = plans[0][0] - 1, after
             return
         del plans[0]
+        self._process.timeline.counts["fault: killed at a save"] += 1
         self._process.kill()
         raise Killed
 

@@ -33,6 +33,7 @@ class Start:
         self.key = key
         self.token = order["params"].get("token", "")
         self.job, self.task, self.attempt = order["job"], order["task"], order["attempt"]
+        self.score: str = order["score"]
         self.node = node
         self.at = at
         self.ended_at: float | None = None
@@ -75,6 +76,7 @@ class Machine:
         self.boots = 0
         self.booted_at = 0.0
         self.directories: dict[Key, Directory] = {}
+        self.removed: dict[Key, Directory] = {}  # of late: nobody has synced that
         self.living: list[Living] = []
         self.stage: Stage | None = None
         self._next_pid = 0
@@ -139,9 +141,19 @@ class Machine:
                 directory.outcome = None
             if directory.outcome is None and self.world.timeline.chance(0.3):
                 del self.directories[key]
+        self._back_from_the_dead()
         self.boots += 1
         self.booted_at = self.world.timeline.now
         self._strangers()
+
+    def _back_from_the_dead(self) -> None:
+        """What was removed and not synced may be there again, or a part of it."""
+        for key, directory in self.removed.items():
+            if self.world.timeline.chance(0.3):
+                if self.world.timeline.chance(0.5):
+                    directory.outcome = None
+                self.directories[key] = directory
+        self.removed.clear()
 
     def begin_stage(self) -> bool:
         """As its unit does it, or the player; False if one is there."""
@@ -212,6 +224,7 @@ class Stage:
     def point(self, name: str) -> None:
         """A moment between two things; it may be its last."""
         if self.kill_at == name:
+            self.world.timeline.counts["fault: killed on the stage"] += 1
             self.process.kill()
             raise Killed
 
@@ -224,7 +237,7 @@ class Stage:
         self._sweep(patience=5)
 
     def _sweep(self, patience: int) -> None:
-        alive = {key for key in self.unswept if self._strike(key)}
+        alive = {key for key in sorted(self.unswept) if self._strike(key)}
         if alive and patience:
             self.process.callLater(0.1, self._sweep, patience - 1)
             return
@@ -250,7 +263,7 @@ class Stage:
         return [one for one in self.machine.living if leader is not None and one.pid == leader[0]]
 
     def _settle(self, alive: set[Key]) -> None:
-        for key in self.unswept - alive:
+        for key in sorted(self.unswept - alive):
             self.swept.add(key)
             self._tell(key, {"type": "ended", "outcome": {"told": "lost", "reason": "its stage died while it ran"}})
         self.unswept = alive
@@ -258,7 +271,7 @@ class Stage:
             self.process.callLater(1.0, self._sweep_again)
 
     def _sweep_again(self) -> None:
-        self._settle({key for key in self.unswept if self._strike(key)})
+        self._settle({key for key in sorted(self.unswept) if self._strike(key)})
 
     # ---- connections
 
@@ -418,8 +431,12 @@ class Stage:
 
     def _sync(self) -> None:
         self._syncing = False
-        for directory in self.machine.directories.values():
-            directory.synced = directory.synced or directory.outcome is not None
+        above: set[str] = set()
+        for (journal, _), directory in self.machine.directories.items():
+            if directory.outcome is not None and not directory.synced:
+                directory.synced = True
+                above.add(journal)
+        self.machine.removed = {key: one for key, one in self.machine.removed.items() if key[0] not in above}
 
     def _kill(self, talk: Talk, message: dict[str, Any]) -> None:
         self._end_run((talk.journal or "", message["seq"]), message["reason"])
@@ -429,7 +446,7 @@ class Stage:
             key = talk.journal or "", seq
             directory = self.machine.directories.get(key)
             if directory is not None and (directory.outcome is not None or key in self.swept):
-                del self.machine.directories[key]
+                self.machine.removed[key] = self.machine.directories.pop(key)
                 self.swept.discard(key)
 
     def _fetch(self, talk: Talk, message: dict[str, Any]) -> None:

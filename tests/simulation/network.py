@@ -119,6 +119,7 @@ class End:
 
     def _data(self, data: bytes) -> None:
         if not (self.leaving and self.bare):  # a bare socket that is being closed is read no more; TLS is
+            self.process.hear()
             self.protocol.dataReceived(data)
 
     def _hand(self, _: bytes) -> None:

@@ -20,7 +20,7 @@ from orchestra.conductor.door import Door
 from orchestra.core.worklist import Worklist
 from orchestra.model import Move, State
 from orchestra.player.service import Player
-from orchestra.store import cancels, claims, moves, players, reports, restore, statements, sweeps
+from orchestra.store import cancels, claims, gates, moves, players, reports, restore, statements, sweeps
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Swept
 from simulation.machine import Stage
@@ -144,7 +144,7 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
         ),
     ),
     "no_epoch_check_and_no_seq_fence": (
-        Edit(claims, "_claim_for", "row is None or row[1:3] != (ask.epoch, ask.owner)", "row is None"),
+        Edit(claims, "_claim_for", "row is not None and row[1:3] != (ask.epoch, ask.owner)", "False"),
         Edit(Worklist, "perform", "if [run.seq for run in fresh] != ", "if False and [] != "),
     ),
     "seq_before_recheck": (
@@ -217,17 +217,21 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
             "self._unsaved += 1\n    for entry in steps.start:\n        self._start(entry)",
         ),
     ),
-    "removal_forgets_maybe_ran": (
+    "removal_forgets_maybe_ran": tuple(
         Edit(
             sweeps,
-            "_end_pending",
+            name,
             "moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)",
             "moves.move(ledger, task, Move(State.CANCELLED, False, task.losses), NOBODY_LEFT)",
             {"Move": Move},
-        ),
+        )
+        for name in ("_end_pending", "_strike_candidate")
     ),
     "restore_forgets_maybe_ran": (
         Edit(restore, "_doubt", "UPDATE tasks SET maybe_ran = 1 WHERE", "UPDATE tasks SET maybe_ran = maybe_ran WHERE"),
+    ),
+    "wave_let_go_too_soon": (
+        Edit(gates, "follow", "not (pending or dispatched or gate.paused)", "not (pending or gate.paused)"),
     ),
     "adoption_by_pid_alone": (Switch(Stage, "BY_MARK", False),),
 }

@@ -17,18 +17,21 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from orchestra import settings
+from orchestra.audience.node import Drained
 from orchestra.conductor.desk import FrontDesk
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.service import Conductor, Roster
 from orchestra.errors import NotSaved, OrchestraError, RequestKeyConflict
-from orchestra.model import Ask, Asker, Catalogue, JournalEntry, RunState, Scope, ScoreEntry
+from orchestra.model import Ask, Asker, Braking, Catalogue, Choice, JournalEntry, RunState, Scope, ScoreEntry
 from orchestra.player.backstage import Backstage
 from orchestra.player.line import Connector
-from orchestra.player.scorefile import Rules, ScoreFile, no_such_score
+from orchestra.player.rules import read_rules
+from orchestra.player.scorefile import ScoreFile, no_such_score
 from orchestra.player.service import Player
 from orchestra.settings import ConductorAddress
 from orchestra.store import statements
+from orchestra.store.prune import prune
 from simulation import disks, machine
 from simulation.clockwork import Process, Timeline
 from simulation.machine import Machine, Start
@@ -41,6 +44,7 @@ REMOVAL_GRACE: Final = 8_000
 ANNE: Final = Asker(name="anne", uid=1000)
 SCORES: Final = {"once": False, "again": True, "rare": False}
 """Scores by name, and whether they are idempotent."""
+MAX_ATTEMPTS: Final = 3
 
 _journal_entry = msgspec.msgpack.Decoder(JournalEntry)
 
@@ -104,8 +108,13 @@ class Shelf:
 def _score(name: str) -> ScoreFile:
     timeout, grace = int(machine.TIMEOUT * 1000), int(machine.GRACE * 1000)
     concurrency = 2 if name == "once" else 1
-    rules = Rules(
-        "env", name, timeout, grace, SCORES[name], 3, concurrency, None, None, "/", "/usr/bin:/bin", 0o22, 1 << 18
+    rules = read_rules("", "")._replace(
+        description=name,
+        timeout=timeout,
+        kill_grace=grace,
+        idempotent=SCORES[name],
+        max_attempts=MAX_ATTEMPTS,
+        concurrency=concurrency,
     )
     return ScoreFile(name, f"/scores/{name}", rules, hashlib.sha256(name.encode()).hexdigest(), ((), None, True))
 
@@ -134,6 +143,21 @@ class SimPlayer(Player):
         return "the disk is nearly full" if self.node.drive.full or self.node.nearly_full else ""
 
 
+class Marker:
+    """The file that keeps a player from taking work; it is on a disk, so it outlives the player."""
+
+    drained: Drained | None = None
+
+    def read(self) -> None:
+        """It is known already."""
+
+    def put(self, drained: Drained) -> None:
+        self.drained = drained
+
+    def remove(self) -> None:
+        self.drained = None
+
+
 class Node:
     """A player's daemon, its journal, and the machine they are on."""
 
@@ -149,6 +173,7 @@ class Node:
         self.drive = disks.Drive(self._new_journal())
         self.process: Process | None = None
         self.player: SimPlayer
+        self.marker = Marker()
         self.off = False  # the machine has no power
         self.nearly_full = False  # its disk: it takes no work, and goes on with what it has
 
@@ -201,6 +226,7 @@ class Node:
             fail=lambda _: world.died(process),
         )
         self.player.node = self
+        self.player._marker = self.marker  # type: ignore[assignment]
         process.enter(self.player.startService)
 
     def _connector(self, process: Process, player: Player) -> Connector:
@@ -227,7 +253,6 @@ class Node:
         """The journal is gone, the machine is not."""
         self.kill()
         self.drive.connection = self._new_journal()
-        self.world.journals_changed.add(self.name)
 
     def old_journal(self) -> bool:
         """Somebody puts an older journal back, if there is one."""
@@ -235,7 +260,6 @@ class Node:
             return False
         self.kill()
         self.drive.connection = self.world.timeline.random.choice(self.journals[:-1])
-        self.world.journals_changed.add(self.name)
         return True
 
     def journal_in_force(self) -> None:
@@ -266,6 +290,7 @@ class Host:
         self.told: tuple[str, ...] = ()  # the players it knows of
         self.dispatch: Dispatch
         self.desk: FrontDesk
+        self.writer: disks.Writer
         self.roster: Roster
         self.service: Conductor
 
@@ -280,7 +305,7 @@ class Host:
         world, self.lives = self.world, self.lives + 1
         self.drive.connection = world.store
         process = self.process = Process(world.timeline, self.name, world.network, self.name)
-        writer = disks.Writer(process, self.drive, lambda _: world.died(process))
+        writer = self.writer = disks.Writer(process, self.drive, lambda _: world.died(process))
         reader = disks.Reader(process, self.drive)
         now = lambda: world.wall("store")  # noqa: E731
         feed = Feed(
@@ -316,7 +341,6 @@ class Submission:
         self.ask = ask
         self.host = host
         self.jobs: list[tuple[int, bool, int]] = []  # job, created, in which era of the store
-        self.first_try_at = 0.0
 
     def __str__(self) -> str:
         return f"{self.token} ({self.ask.score}, {self.ask.scope} of {','.join(self.ask.targets)})"
@@ -335,9 +359,9 @@ class World:
         self.era = 0  # how often the store was put back
         self.copies: list[bytes] = []
         self.kept: dict[int, str] = {}  # jobs that were in the copy that was put back last, and their tokens
+        self.gone: dict[str, int] = {}  # tokens of jobs that were pruned before that copy was taken
         self.outside: set[str] = set()  # tokens of requests that a copy did not know: nothing is promised of them
         self.facts: list[tuple[float, str, str]] = []  # (when, what, where): faults that may excuse a loss
-        self.journals_changed: set[str] = set()
         self.widest: dict[str, int] = {"least": EPOCH, "most": EPOCH}  # what the store's clock has ever said
         self.starts: list[Start] = []
         self.violations: list[str] = []
@@ -345,6 +369,7 @@ class World:
         self.seen: dict[tuple[int, int, int], str] = {}  # (era, job, task): the outcome a client has seen
         self.logs: dict[tuple[int, int], list[Any]] = {}  # (era, job): the events a client has seen
         self.denied: dict[tuple[str, str], int] = {}  # (token, player): cancelled there, after so many attempts
+        self.cancelled: set[str] = set()  # tokens of what somebody has tried to cancel
         self.conductors = [Host(self, name) for name in ("c1", "c2")[: 2 if random.random() < 0.2 else 1]]
         self.nodes = [self._node(name) for name in ("p1", "p2", "p3")[: random.choice((1, 2, 2, 3))]]
         self.listed = [node.name for node in self.nodes]
@@ -417,7 +442,19 @@ class World:
             if down and self.timeline.chance(0.5):
                 daemon.start()
         self.tell_rosters()
+        if self.healed:
+            self._lift_brakes()
         self.timeline.later(1.0, self.supervise)
+
+    def _lift_brakes(self) -> None:
+        """What operators have held back goes on, once they see that the faults have stopped."""
+        held = self.store.execute("SELECT 1 FROM holds").fetchone() is not None
+        for host in self.conductors:
+            if host.up and (held or host.dispatch.brake.holds):
+                self.release(host)
+        for node in self.nodes:
+            if node.up and node.marker.drained is not None:
+                self.on_node(node, lambda node=node: node.player.undrain("anne"))  # type: ignore[misc]
 
     def tell_rosters(self) -> None:
         """Have every conductor read the list of players that has not, as an operator does until it is taken."""
@@ -444,12 +481,19 @@ class World:
         for host in self.conductors:
             host.kill()
         [last] = self.store.execute("SELECT coalesce(max(job_id), 0) FROM jobs").fetchone()
+        gone = self.pruned()
         self.store = disks.store(copy)
         self.era += 1
         self.kept = dict(self.store.execute("SELECT job_id, body ->> 'token' FROM job_params").fetchall())
+        self.gone = {token: job for token, job in gone.items() if token not in self.kept.values()}
         self.outside |= {one.token for one in self.submissions} - set(self.kept.values())
         if mend is not None:
             mend(self.store, last)
+
+    def pruned(self) -> dict[str, int]:
+        """The jobs that are not in the store any more because they were old, by their tokens."""
+        found = self.store.execute("SELECT token, job FROM pruned WHERE token IS NOT NULL").fetchall()
+        return self.gone | dict(found)
 
     # ---- the audience
 
@@ -481,14 +525,50 @@ class World:
         job, era = self._known(submission), self.era
         if job is None:
             return
+        self.cancelled.add(submission.token)
 
         def done(_: Any) -> None:
-            if era == self.era and submission.ask.scope is Scope.ONE:
-                [attempts] = self.store.execute("SELECT attempt FROM tasks WHERE job_id = ?", (job,)).fetchone()
+            row = self.store.execute("SELECT attempt FROM tasks WHERE job_id = ?", (job,)).fetchone()
+            if era == self.era and submission.ask.scope is Scope.ONE and row is not None:
+                [attempts] = row
                 self.denied |= {(submission.token, name): attempts for name in names}
                 self.timeline.note("cancelled: {} on {}", submission, names or "all")
 
         self._at(host, lambda: host.desk.cancel(ANNE, job, names)).addCallbacks(done, self._refused)
+
+    def cancel_many(self, host: Host, choice: Choice) -> None:
+        """Cancel all that is unfinished of a choice."""
+
+        async def in_steps() -> None:
+            up_to, after, more = (await host.desk.choose(choice)).up_to, None, True
+            self.cancelled |= {one.token for one in self.submissions}
+            while more:
+                after = (await host.desk.cancel_chosen(ANNE, choice, up_to, after)).after
+                more = after is not None
+
+        self._at(host, in_steps).addErrback(self._refused)
+
+    def hold(self, host: Host, braking: Braking) -> None:
+        """Have something not handed out."""
+        self._at(host, lambda: host.desk.hold(ANNE, braking, "to see what happens")).addErrback(self._refused)
+
+    def release(self, host: Host) -> None:
+        """Have everything handed out again."""
+        self._at(host, lambda: host.desk.release(ANNE, None)).addErrback(self._refused)
+
+    def prune(self, host: Host, keep: int, rows: int) -> None:
+        """A step of the store's upkeep: what ended more than ``keep`` milliseconds ago goes."""
+        now = self.wall("store")
+
+        async def step() -> None:
+            await host.writer.write(lambda cursor: prune(cursor, now, keep, 1 << 60, rows))
+
+        self._at(host, step).addErrback(self._refused)
+
+    def on_node(self, node: Node, work: Callable[[], Any]) -> None:
+        """What the node's own operator does."""
+        assert node.process is not None
+        node.process.enter(lambda: Deferred.fromCoroutine(work()).addErrback(self._refused))
 
     def look(self, host: Host, submission: Submission) -> None:
         """Read how a job stands, and remember what was said."""

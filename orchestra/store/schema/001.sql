@@ -91,6 +91,8 @@ CREATE TABLE jobs (
     uid          INTEGER NOT NULL,
     login_uid    INTEGER,
     request_key  TEXT,
+    dry_run      INTEGER NOT NULL DEFAULT 0,
+    sealed       INTEGER NOT NULL DEFAULT 0,    -- whether secrets of it are kept, until it ends
     gated        INTEGER NOT NULL DEFAULT 0,    -- 1: it has a row in gates
     shut         INTEGER NOT NULL DEFAULT 0,    -- 1: nothing of it is handed out; what is found pending becomes held
     rerun_of     INTEGER
@@ -118,7 +120,10 @@ CREATE TABLE skipped (
 
 CREATE TABLE job_params (
     job_id INTEGER PRIMARY KEY,
-    body   BLOB NOT NULL                    -- JSON object
+    body   BLOB NOT NULL,                   -- JSON object
+    secret BLOB,                            -- JSON array: the names of secret parameters
+    sealed BLOB,                            -- their values, sealed; gone when the job has ended
+    digest TEXT NOT NULL DEFAULT ''         -- of the only score that may run, if the job is pinned to one
 ) STRICT;
 
 -- Outlives the job it points to.

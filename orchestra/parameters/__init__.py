@@ -1,7 +1,7 @@
 """The parameters of a job: what they may be, and the environment a score finds them in.
 
-Checked wherever they enter: at the audience, the conductor, the player and once more on the stage. Standard library
-only, for the stage's sake.
+Checked wherever they enter: at the audience, the conductor, the player and once more on the stage. What a score
+declares of its own is checked by :mod:`orchestra.parameters.declared`. Standard library only, for the stage's sake.
 """
 
 import re
@@ -18,7 +18,7 @@ def problem(params: Mapping[str, str]) -> str | None:
     """What is wrong with ``params`` in one sentence that names the parameter and the rule, or None."""
     total = 0
     for key, value in params.items():
-        if not _KEY.fullmatch(key):
+        if not is_key(key):
             return f"parameter {_shown(key)}: a name is a letter or _, then at most 63 letters, digits or _"
         try:
             size = len(value.encode())
@@ -32,6 +32,11 @@ def problem(params: Mapping[str, str]) -> str | None:
         if total > MAX_TOTAL:
             return f"parameter '{key}': the parameters together exceed {MAX_TOTAL} bytes (64 KiB of keys and values)"
     return None
+
+
+def is_key(text: str) -> bool:
+    """Whether a parameter may have this name."""
+    return bool(_KEY.fullmatch(text))
 
 
 def environment(params: Mapping[str, str]) -> dict[str, str]:
