@@ -127,6 +127,19 @@ class NoTargetLeft(OrchestraError):
     status = EX_USAGE
 
 
+class BadWhere(OrchestraError):
+    """--where cannot be understood: {problem}."""
+
+    status = EX_USAGE
+
+
+class Undecided(OrchestraError):
+    """Nobody can know of {many} of {all} targets whether --where is true: {who}. Nothing is matched by not knowing;
+    --exclude leaves them out, and 'orchestra players HOST' shows what is known of one.{hint}"""
+
+    status = EX_USAGE
+
+
 class UnknownScore(OrchestraError):
     """None of the targets has a score named '{score}'; 'orchestra scores' lists what they have."""
 

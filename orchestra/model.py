@@ -310,10 +310,29 @@ class Catalogue(Struct, frozen=True, array_like=True):
         return cls(sha256(msgpack.encode((scores, refused))).hexdigest(), scores, refused)
 
 
+FactName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
+FactValue = Annotated[str, Meta(max_length=1_000)]
+
+
+class Facts(Struct, frozen=True, array_like=True):
+    """What is known of a player's machine. Players of whose machines the same is known share one, by its ``digest``.
+    ``problems``: what is in the files of facts and cannot be one, in sentences."""
+
+    digest: str
+    facts: Annotated[dict[FactName, FactValue], Meta(max_length=500)]
+    problems: Annotated[tuple[FactValue, ...], Meta(max_length=100)] = ()
+
+    @classmethod
+    def of(cls, facts: dict[str, str], problems: tuple[str, ...] = ()) -> "Facts":
+        """The facts with these in it: its digest says nothing else."""
+        return cls(sha256(msgpack.encode((sorted(facts.items()), problems))).hexdigest(), facts, problems)
+
+
 class Announce(Struct, frozen=True, array_like=True):
     """What changed on the player; ``None`` is: as before."""
 
     catalogue: Catalogue | None = None
+    facts: Facts | None = None
 
 
 # ---- what the audience asks and reads
@@ -590,6 +609,8 @@ class PlayerView(Struct, frozen=True, kw_only=True):
     scores: int | None = None
     note: str = ""
     held: str = ""  # why nothing is handed to it
+    facts: dict[str, str] | None = None  # None: they are not known, or were not asked for
+    problems: tuple[str, ...] = ()  # of its files of facts
 
 
 class PrunePlan(Struct, frozen=True, kw_only=True):

@@ -311,6 +311,7 @@ PLAYER: Final = (
     ),
     Key("state", path, "/var/lib/orchestra/player", "The directory of the journal; on a disk that keeps its fsyncs."),
     Key("scores", path, "/usr/lib/orchestra/scores", "The directory of the scores: what is in it may be asked for."),
+    Key("facts", path, "facts.d", "The directory of facts about this machine, NAME.conf each; it need not be there."),
     *_tls("player"),
     Key("slots", integer(1, 1024), "8", "How many runs go on at once."),
     Key("stage", socket_path, "/run/orchestra/stage", "The socket of the stage, the helper that runs the scores."),
@@ -383,6 +384,7 @@ class PlayerSettings(NamedTuple):
     conductors: tuple[ConductorAddress, ...]
     state: str
     scores: str
+    facts: str
     certificate: str
     key: str
     ca: str

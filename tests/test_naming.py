@@ -9,14 +9,22 @@ import pytest
 from conftest import Command, log_of, until_logged
 from outside import OutsideOrchestra
 
-from orchestra.cli.theatre import NotStarted, Theatre
+from orchestra.cli.theatre import NotStarted, Theatre, wait_until
 from orchestra.model import Ask, Scope
 
 GROUPS = "ab: a b\neverybody: @ab,c\nrest: @all!@ab\n"
 
 
+ROLES = {"a": "web", "b": "db"}
+
+
 def prepare(theatre: Theatre) -> None:
     (theatre.home / "groups").write_text(GROUPS)
+    for short, role in ROLES.items():
+        facts = theatre.home / short / "facts.d"
+        facts.mkdir(mode=0o755)
+        (facts / "role.conf").write_text(f"role = {role}\n")
+        (facts / "role.conf").chmod(0o644)
 
 
 def ran_on(orchestra: OutsideOrchestra, job: int) -> list[str]:
@@ -33,6 +41,9 @@ def ran_on(orchestra: OutsideOrchestra, job: int) -> list[str]:
         (("@all", "--limit", "2", "--all"), ["a", "b"]),
         (("@everybody", "--limit", "1"), ["a"]),
         (("@ab", "--some", "2"), ["a", "b"]),
+        (("@ab", "--where", "role=db and cores>=1"), ["b"]),
+        (("@ab", "--where", "not role in (mail, db)"), ["a"]),
+        (("@ab", "--where", "role!=mail", "--limit", "1"), ["a"]),
     ],
 )
 def test_a_job_goes_to_whom_it_names(
@@ -52,12 +63,37 @@ def test_a_job_goes_to_whom_it_names(
         (("@evrybody", "--all"), "There is no group '@evrybody'; did you mean @everybody?"),
         (("x[1-3]", "--all"), "Not in the players file: x1.demo.test"),
         (("a", "--exclude", "nobody"), "Not in the players file: nobody.demo.test"),
+        (
+            ("@all", "--where", "role=db"),
+            "Nobody can know of 1 of 3 targets whether --where is true: role of c.demo.test",
+        ),
+        (("@ab", "--where", "rolle=db"), "no target has a fact 'rolle'; did you mean 'role'?"),
+        (("@ab", "--where", "role=mail"), "--where is true of none of the 2: role is web (1), db (1)"),
+        (("@ab", "--where", "role<3"), "role, which is 'web', of a.demo.test"),
+        (("@ab", "--where", "role="), "--where cannot be understood: it ends where a value is expected"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(command: Command, words: tuple[str, ...], says: str) -> None:
     done = command("submitjob", "uptime", *words)
     assert done.returncode == 64
     assert says in done.stderr
+
+
+def test_what_is_known_of_a_machine_is_shown_and_told_anew(theatre: Theatre, command: Command) -> None:
+    shown = command("orchestra", "players", "b").stdout
+    assert "role     db" in shown
+    assert "python " in shown
+    file = theatre.home / "b" / "facts.d" / "role.conf"
+    try:
+        file.write_text("role = mail\nos = plan9\n")
+        told = command("orchestra", "reload", "player", f"--config={theatre.home / 'b'}")
+        assert told.stdout == "facts that are new, gone or other: role\n"
+        wait_until(lambda: "role     mail" in command("orchestra", "players", "b").stdout, "new facts", Path())
+        assert f"no fact: {file}, line 2: the fact 'os' is built in" in command("orchestra", "players", "b").stderr
+    finally:
+        file.write_text("role = db\n")
+        command("orchestra", "reload", "player", f"--config={theatre.home / 'b'}")
+        wait_until(lambda: "role     db" in command("orchestra", "players", "b").stdout, "the old facts", Path())
 
 
 def test_a_group_can_be_held_and_released_and_looked_at(command: Command) -> None:

@@ -22,6 +22,7 @@ from orchestra.cli.dial import Finding, Findings, dial, note, ok, wrong
 from orchestra.cli.session import CONFIG_DIR, SETTINGS
 from orchestra.core import groups
 from orchestra.errors import EX_CONFIG, OrchestraError, ScoreUserMissing
+from orchestra.player import facts
 from orchestra.player.launch import is_user
 from orchestra.player.repertoire import Repertoire
 from orchestra.security import credentials
@@ -63,7 +64,7 @@ def check_conductor(config_dir: str) -> None:
 @check.command("player", context_settings=SETTINGS)
 @_config
 def check_player(config_dir: str) -> None:
-    """Settings, certificates, directories, sockets, scores; then every conductor, step by step."""
+    """Settings, certificates, directories, sockets, scores, facts; then every conductor, step by step."""
     _tell(player_findings(config_dir))
 
 
@@ -110,6 +111,7 @@ def player_findings(config_dir: str) -> Findings:
     yield from _stage(chosen)
     yield from _score_user(chosen)
     yield from _scores(chosen.scores)
+    yield from _facts(chosen.facts)
     for address in chosen.conductors:
         yield from dial(address, ours if isinstance(ours, Credentials) else None)
 
@@ -273,6 +275,12 @@ def _scores(directory: str) -> Findings:
         yield ok(f"scores: {_many(len(catalogue.scores), 'score')} in {directory} may be asked for")
     elif not catalogue.refused:
         yield note(f"scores: {directory} has none, so nothing can be asked for")
+
+
+def _facts(directory: str) -> Findings:
+    found = facts.read(directory, {0, os.geteuid()})
+    yield from map(wrong, found.problems)
+    yield ok(f"facts: {_many(len(found.facts), 'fact')} of this machine, {directory} adds to them")
 
 
 # ---- words

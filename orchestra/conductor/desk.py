@@ -274,7 +274,8 @@ class FrontDesk:
     async def players(self, after: str = "", limit: int = 500, names: Sequence[str] = ()) -> list[PlayerView]:
         """Players by name, with what only the connection knows."""
         rows = await self.targeting.rows(names, after, limit)
-        return [self._view(row) for row in rows]
+        views = [self._view(row) for row in rows]
+        return await self.targeting.with_facts(views) if names else views
 
     def _view(self, row: PlayerRow) -> PlayerView:
         session = self._dispatch.scheduler.sessions.get(row.player)

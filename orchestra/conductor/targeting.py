@@ -1,18 +1,20 @@
-"""Who is meant: the words of the audience, held against the players file and the groups."""
+"""Who is meant: the words of the audience, held against the players file, the groups and the facts."""
 
 from collections.abc import Collection, Sequence
+from sqlite3 import Cursor
 from typing import Final
 
 from msgspec.structs import replace
 
 from orchestra import settings
 from orchestra.conductor.dispatch import Dispatch
-from orchestra.core import groups, targets
+from orchestra.core import groups, targets, where
 from orchestra.core.groups import Groups
 from orchestra.errors import BadRequest
-from orchestra.model import Ask, Scope, Selection
+from orchestra.model import Ask, Facts, PlayerView, Scope, Selection
 from orchestra.settings import ConductorSettings
 from orchestra.store import statements
+from orchestra.store.facts import facts_of
 from orchestra.store.saver import Loader
 from orchestra.store.values import PlayerRow
 
@@ -45,7 +47,19 @@ class Targeting:
         names = self.hosts(selection.words)
         if selection.exclude:
             names = targets.without(names, self.hosts(selection.exclude))
+        if selection.where:
+            names = await self._those(selection.where, names)
         return targets.first(names, selection.limit)
+
+    async def _those(self, text: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of whose facts an expression is true. It is read and applied where it keeps nobody waiting."""
+        node = where.parse(text)
+
+        def look(cursor: Cursor) -> tuple[str, ...]:
+            known = {name: one.facts if one else where.NOTHING for name, one in facts_of(cursor, names).items()}
+            return targets.matching(node, known)
+
+        return await self._reader.read(look)
 
     def hosts(self, words: Collection[str]) -> tuple[str, ...]:
         """The players that ``words`` mean, by name; an error if one of them is none."""
@@ -71,6 +85,11 @@ class Targeting:
             await self._reader.read(lambda cursor: statements.player_rows(cursor, after, limit, some)) if some else []
         )
 
+    async def with_facts(self, views: Sequence[PlayerView]) -> list[PlayerView]:
+        """Players with what is known of their machines."""
+        known = await self._reader.read(lambda cursor: facts_of(cursor, [view.name for view in views]))
+        return [_with(view, known[view.name]) for view in views]
+
     async def _check(self, words: Sequence[str], names: Collection[str]) -> None:
         """See that each is a player or was one: of those only the rows are left."""
         strange = [name for name in names if name not in self._dispatch.ids][:PAGE]
@@ -80,6 +99,10 @@ class Targeting:
         targets.resolve(
             words, {*self._dispatch.ids, *(row.view.name for row in rows)}, self._default_domain, self.groups
         )
+
+
+def _with(view: PlayerView, known: Facts | None) -> PlayerView:
+    return view if known is None else replace(view, facts=known.facts, problems=known.problems)
 
 
 def scope_of(ask: Ask, targets: int) -> Scope:

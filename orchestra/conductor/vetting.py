@@ -30,7 +30,7 @@ def vetted(
     """What ``ask`` comes to, given the score of every target that is known, and those of ``elsewhere``; ``unseen``: how
     many targets are not.
 
-    All of the targets have to take it; of a one-of job it is enough that one does, of one for N that N may.
+    All of the targets have to take it; of a job for one or some it is enough that so many do.
     """
     known = _distinct(scores.values())
     if not (ask.private or ask.dry_run or any(entry.params for entry in known)):

@@ -5,19 +5,22 @@ what is in both, ``a^b`` in one alone. What it stands for is found out by :mod:`
 """
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
-from orchestra.core import groups
+from orchestra.core import groups, where
+from orchestra.core.folding import folded
 from orchestra.core.groups import Groups, complete
-from orchestra.errors import BadRequest, NoTargetLeft, UnknownHosts
+from orchestra.errors import BadRequest, NoTargetLeft, Undecided, UnknownHosts
 
-__all__ = ["complete", "first", "resolve", "without"]
+__all__ = ["complete", "first", "hosts", "matching", "resolve", "without"]
 
 MAX_NAMED: Final = 10  # unknown names in one sentence
 MAX_CORRECTED: Final = 3  # of them with a suggestion: looking for one takes time
 MAX_COMPARED: Final = 2_000
+MAX_FOLDED: Final = 100  # names of one kind
 MAX_LABEL: Final = 63  # RFC 1035
 MOST_NAMES: Final = 200_000  # that one request may name, groups not counted
 
@@ -61,6 +64,44 @@ def first(names: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
     if limit is not None and limit < 1:
         raise BadRequest(problem="'limit' is a number of hosts from 1 on")
     return names[:limit]
+
+
+def matching(node: where.Node, facts: Mapping[str, where.Facts]) -> tuple[str, ...]:
+    """The names of whose facts the expression is true; an error if of somebody that cannot be said, or it is true of
+    nobody."""
+    true, undecided = where.sorted_out(node, facts)
+    if undecided:
+        many = sum(len(names) for names in undecided.values())
+        who = "; ".join(f"{_gaps(gaps)} of {_some(names)}" for gaps, names in islice(undecided.items(), MAX_NAMED))
+        raise Undecided(many=many, all=len(facts), who=who, hint=_other_fact(undecided, facts))
+    if not true:
+        raise NoTargetLeft(why=f"--where is true of none of the {len(facts)}{_instead(node, facts)}")
+    return tuple(true)
+
+
+def _gaps(gaps: Iterable[where.Unknown]) -> str:
+    return " and ".join(f"{gap.fact}, which is '{gap.value[:40]}'," if gap.value else gap.fact for gap in gaps)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_FOLDED} more" if len(names) > MAX_FOLDED else ""
+    return folded(names[:MAX_FOLDED]) + more
+
+
+def _other_fact(undecided: Iterable[tuple[where.Unknown, ...]], facts: Mapping[str, where.Facts]) -> str:
+    """A name that somebody may have meant by one that nobody has."""
+    there = {fact for known in facts.values() for fact in known}
+    missing = {gap.fact for gaps in undecided for gap in gaps if not gap.value} - there
+    near = {name: difflib.get_close_matches(name, there, 1, 0.6) for name in sorted(missing)}
+    said = [f"no target has a fact '{name}'; did you mean '{found[0]}'?" for name, found in near.items() if found]
+    return f" And {said[0]}" if said else ""
+
+
+def _instead(node: where.Node, facts: Mapping[str, where.Facts]) -> str:
+    """What the facts that were asked for are."""
+    fact = next(where.named(node))
+    values = Counter(known[fact] for known in facts.values() if fact in known).most_common(MAX_CORRECTED)
+    return f": {fact} is " + ", ".join(f"{value[:40]} ({many})" for value, many in values) if values else ""
 
 
 def _quoted(words: Collection[str]) -> str:

@@ -254,8 +254,8 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
     books.ledger.note(job, State.DISPATCHED.label, task=row[0], player=player)
     within = None if about.expires_at is None else about.expires_at - books.now
-    n, attempt = row
-    return Run(seq, job, n, attempt, about.score, about.params, within, about.digest, dry_run=about.dry_run)
+    taken, attempt = row
+    return Run(seq, job, taken, attempt, about.score, about.params, within, about.digest, dry_run=about.dry_run)
 
 
 def _of_a_pool(books: _Books, player: int, waiting: Waiting) -> bool:

@@ -2,6 +2,7 @@
 
 from orchestra.store.cancels import cancel, cancel_chosen, choose
 from orchestra.store.claims import claim
+from orchestra.store.facts import announce_facts, facts_of
 from orchestra.store.history import last as last_event
 from orchestra.store.history import of_all as all_events
 from orchestra.store.holds import hold, holds, release
@@ -44,6 +45,7 @@ __all__ = [
     "alarm",
     "all_events",
     "announce",
+    "announce_facts",
     "cancel",
     "cancel_chosen",
     "catalogue",
@@ -54,6 +56,7 @@ __all__ = [
     "events",
     "everybody_left",
     "expire",
+    "facts_of",
     "forgive",
     "give_back",
     "give_up",
