@@ -87,7 +87,8 @@ class Theatre:
             assert sweeper.stderr
             sweeper.stderr.close()
 
-    def directory(self, seq: int) -> Path:
+    def begun(self, seq: int) -> Path:
+        """The file that says that a run was begun."""
         return self.state / "runs" / self.journal / str(seq)
 
 

@@ -18,7 +18,7 @@ from orchestra.audience.client import Ask, Scope
 from orchestra.cli import theatre as theatres
 from orchestra.cli.theatre import wait_until
 from orchestra.core.worklist import REBOOTED_RUNNING
-from orchestra.player.records import RunDirectory
+from orchestra.player.records import RunFiles
 from orchestra.player.sweep import Leader, boot_id, cgroup_of, scan, start_of, strike
 
 
@@ -88,10 +88,10 @@ def test_who_has_the_number_that_a_dead_stage_recorded_is_left_alone(
     pid = player.hear("started")[0]["pid"]
     stage.stages[0].kill()
     stage.stages[0].wait(PATIENCE)
-    directory = RunDirectory(str(stage.state), stage.journal, 1)
-    os.unlink(f"{directory.path}/leader")
+    files = RunFiles(str(stage.state), stage.journal, 1)
+    os.unlink(f"{files.path}.leader")
     started = start_of(innocent.pid) - older
-    directory.write_leader(Leader(innocent.pid, started, boot or boot_id(), cgroup_of(innocent.pid)))
+    files.write_leader(Leader(innocent.pid, started, boot or boot_id(), cgroup_of(innocent.pid)))
     stage.start()
     assert not alive(pid)
     assert alive(innocent.pid) is spared

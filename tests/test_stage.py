@@ -29,7 +29,7 @@ from stagehand import (
 )
 
 import orchestra.player.stage
-from orchestra.player.records import RunDirectory
+from orchestra.player.records import RunFiles
 from orchestra.player.streams import Answers, Kept
 from orchestra.player.sweep import scan
 
@@ -444,7 +444,7 @@ def test_a_newer_connection_fences_the_older_one(theatre: Theatre, player: Playe
     except BrokenPipeError:
         pass
     assert player.closed()
-    assert not theatre.directory(1).exists()
+    assert not theatre.begun(1).exists()
     assert newer.outcome(2, "greet")["told"] == "ok"
     newer.close()
 
@@ -516,8 +516,8 @@ def test_what_is_forgotten_is_gone_and_what_runs_cannot_be(theatre: Theatre, pla
     player.say(type="forget", seqs=[1, 2, 3])
     again = Player(theatre)
     assert list(again.standing["runs"]) == ["2"]
-    assert not theatre.directory(1).exists()
-    assert theatre.directory(2).exists()
+    assert not theatre.begun(1).exists()
+    assert theatre.begun(2).exists()
     (tmp_path / "go").write_text("")
     again.ended(2)
     again.close()
@@ -545,10 +545,28 @@ def test_a_damaged_record_counts_as_none(theatre: Theatre, player: Player) -> No
     player.outcome(1, "greet")
     theatre.stages[0].kill()
     theatre.stages[0].wait(PATIENCE)
-    record = theatre.directory(1) / "done"
+    record = theatre.begun(1).with_suffix(".done")
     record.write_bytes(record.read_bytes()[:-2] + b"?\n")
     theatre.start()
     assert Player(theatre).standing["runs"] == {"1": {"state": "swept"}}
+
+
+def test_an_outcome_whose_beginning_is_gone_is_kept_and_not_begun_again(theatre: Theatre, player: Player) -> None:
+    """A power failure may take either of what was written at about the same time."""
+    theatre.score("greet", "echo hello")
+    first = player.outcome(1, "greet")
+    theatre.stages[0].kill()
+    theatre.stages[0].wait(PATIENCE)
+    theatre.begun(1).unlink()
+    theatre.start()
+    again = Player(theatre)
+    assert again.standing["runs"] == {"1": {"state": "done", "outcome": first}}
+    again.perform(1, "greet")
+    again.hear("repeated", 1)
+    again.say(type="forget", seqs=[1])
+    again.outcome(2, "greet")
+    assert sorted(path.name for path in theatre.begun(1).parent.iterdir()) == ["2", "2.done", "2.leader"]
+    again.close()
 
 
 def test_an_outcome_nobody_heard_is_on_disk(theatre: Theatre, player: Player, tmp_path: Path) -> None:
@@ -560,7 +578,7 @@ def test_an_outcome_nobody_heard_is_on_disk(theatre: Theatre, player: Player, tm
     (tmp_path / "go").write_text("")
     run = (again := Player(theatre)).standing["runs"]["1"]
     outcome = run["outcome"] if run["state"] == "done" else again.ended(1)[0]
-    done = RunDirectory(str(theatre.state), theatre.journal, 1).done()
+    done = RunFiles(str(theatre.state), theatre.journal, 1).done()
     assert done and done.outcome == outcome and outcome["rc"] == 5
     again.close()
 

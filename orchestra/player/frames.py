@@ -4,7 +4,7 @@
       hello(journal, version)                                ->    every older connection is closed first
                                                              <-    stage(boot, pid, version, program, runs)
                                                                      + short outputs
-      perform(seq, job, task, attempt, score, params,        ->    directory made, then forked
+      perform(seq, job, task, attempt, score, params,        ->    noted as begun, then forked
               secrets, player, digest, dry_run)              <-    started(seq, pid, at) | refused(seq, reason)
       kill(seq, reason)                                      ->
                                                              <-    ended(seq, outcome) + short output

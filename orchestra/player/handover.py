@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from orchestra.player.loop import Loop
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of what is handed over. A program that does not know it is not become."""
 
 HANDED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -1,10 +1,11 @@
-"""What a stage does: starts scores, a directory per run, watches them, keeps their outcomes, sweeps up after the dead.
+"""What a stage does: starts scores, once each, watches them, keeps their outcomes, sweeps up after the dead.
 
 Everything it knows is in ``runs/``, can be found by the mark, or is handed to the program that replaces it. Standard
 library only. How it becomes a process is in :mod:`orchestra.player.stage`.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -34,7 +35,7 @@ from orchestra.player.frames import VERSION, to_json
 from orchestra.player.launch import Launched, Users, launch
 from orchestra.player.loop import Loop
 from orchestra.player.pins import Pins, other_digest
-from orchestra.player.records import Done, RunDirectory, done, every_run, sync_group
+from orchestra.player.records import Done, RunFiles, done, every_run, sync_group
 from orchestra.player.running import Ended, House, Run, Strays, Terms, refusal
 from orchestra.player.scorefile import ScoreFile, current, load
 from orchestra.player.stagelog import Log, traced
@@ -65,7 +66,7 @@ Key = tuple[str, int]
 
 
 class Stage:
-    """Performs scores, one directory per run; everything it knows is in ``runs/`` or can be found by the mark."""
+    """Performs scores, each run once; everything it knows is in ``runs/`` or can be found by the mark."""
 
     def __init__(self, options: argparse.Namespace, log: Log) -> None:
         self.loop = Loop(self._after_turn)
@@ -107,10 +108,12 @@ class Stage:
     def recover(self) -> None:
         """Read what a stage before left in the directory, and kill what it left running."""
         for key in every_run(self._options.dir):
-            if kept := self._directory(key).done():
+            with contextlib.suppress(OSError):
+                self._files(key).create()  # a power failure may have left the end and taken the beginning
+            if kept := self._files(key).done():
                 self._done[key] = kept
             else:
-                self._unswept[key] = self._directory(key).leader()
+                self._unswept[key] = self._files(key).leader()
         self._unsynced.update(self._done)
         self._plan_sync()
         self._pins.recover()
@@ -173,14 +176,14 @@ class Stage:
     def take_over(self, state: handover.State) -> socket.socket:
         """Go on where the program before stopped, which was the same process; its listening socket."""
         for key in every_run(self._options.dir):
-            if kept := self._directory(key).done():
+            if kept := self._files(key).done():
                 self._done[key] = kept
         for handle in state["strays"]:
             self._strays.take(handle)
         for of_run in state["runs"]:
             self._watch(Run.resumed(self._house, of_run))
         self._swept = {(journal, seq) for journal, seq in state["swept"]}
-        self._unswept = {key: self._directory(key).leader() for key in map(_key_of, state["unswept"])}
+        self._unswept = {key: self._files(key).leader() for key in map(_key_of, state["unswept"])}
         if self._unswept:
             self.loop.later(0, self._sweep_again)
         self._pins.recover()
@@ -294,7 +297,7 @@ class Stage:
         key = _key(connection, message)
         order = order_in(message)
         try:
-            self._directory(key).create()
+            self._files(key).create()
         except FileExistsError:
             connection.send({"type": "repeated", "seq": key[1]})
             self._log.say(f"run {key[1]} was asked for again; it was begun before, nothing is started")
@@ -335,7 +338,7 @@ class Stage:
             run = Run(self._house, key[1], mark, _terms(score), score.digest, process)
         except OSError as trouble:  # it runs and cannot be watched: it is swept away, and lost
             self._log.say(f"run {key[1]} of {score.name} cannot be watched: {trouble.strerror}")
-            self._unswept[key] = self._directory(key).leader()
+            self._unswept[key] = self._files(key).leader()
             self.loop.later(0, self._sweep_again)
             return
         self._watch(run)
@@ -378,7 +381,7 @@ class Stage:
     def _keep_leader(self, key: Key, process: Launched) -> None:
         leader = Leader(process.pid, start_of(process.pid), self._boot, self._cgroup)
         try:
-            self._directory(key).write_leader(leader)
+            self._files(key).write_leader(leader)
         except OSError as trouble:  # the mark is enough to find it
             self._log.say(f"run {key[1]}: its process is not recorded: {trouble.strerror}")
 
@@ -429,7 +432,7 @@ class Stage:
         """Long output is on disk before the outcome that speaks of it; where it cannot be, the outcome says so."""
         try:
             for stream, data in ended.long_output.items():
-                self._directory(key).write_output(stream, data)
+                self._files(key).write_output(stream, data)
         except OSError as trouble:
             outcome = ended.outcome
             outcome["notes"].append(f"the output could not be kept: {trouble.strerror}")
@@ -449,7 +452,7 @@ class Stage:
 
     def _write(self, key: Key) -> None:
         try:
-            self._directory(key).write_done(self._done[key])
+            self._files(key).write_done(self._done[key])
             self._unwritten.discard(key)
         except OSError as trouble:
             self._log.say(f"run {key[1]}: its outcome is not on disk yet: {trouble.strerror}")
@@ -470,7 +473,7 @@ class Stage:
             self._write(key)
         ready, self._unsynced = self._unsynced - self._unwritten, set(self._unwritten)
         try:
-            sync_group(self._directory(key) for key in ready)
+            sync_group(self._files(key) for key in ready)
         except OSError as trouble:
             self._log.say(f"outcomes may not outlive a power failure: {trouble.strerror}")
         self._plan_sync()
@@ -489,7 +492,7 @@ class Stage:
             for runs in (self._swept, self._unsynced, self._unwritten):
                 runs.discard(key)
             try:
-                self._directory(key).remove()
+                self._files(key).remove()
             except OSError as trouble:
                 self._log.say(f"run {seq} cannot be removed: {trouble}")
 
@@ -513,7 +516,7 @@ class Stage:
             if start <= offset < start + length:
                 position, size = position + offset - start, min(size, start + length - offset)
                 if not kept.outcome["inline"]:
-                    return self._directory(key).read_output(stream, position, size)
+                    return self._files(key).read_output(stream, position, size)
                 position += sum(length for _, length in streams[0]) if stream == 2 else 0
                 return kept.body[position : position + size]
             position += length
@@ -523,8 +526,8 @@ class Stage:
         connection.asks = True
         self._renewal.ask()
 
-    def _directory(self, key: Key) -> RunDirectory:
-        return RunDirectory(self._options.dir, *key)
+    def _files(self, key: Key) -> RunFiles:
+        return RunFiles(self._options.dir, *key)
 
     # ---- sweeping
 

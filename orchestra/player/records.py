@@ -1,7 +1,8 @@
-"""The run directories of the stage: ``runs/JOURNAL/SEQ/`` says that a run was begun, ``done`` in it how it ended.
+"""The stage's files about runs: ``runs/JOURNAL/SEQ`` says that a run was begun, ``SEQ.done`` how it ended.
 
-Standard library only. A record is written beside, renamed and not synced: who calls decides when :func:`sync` is due.
-A record whose checksum is wrong counts as none.
+No directory for each run: it would be a block of the disk each time, and some file systems wait for the disk when they
+give one back. A record is written beside, renamed and not synced: who calls decides when :func:`sync` is due. A record
+whose checksum is wrong counts as none. Standard library only.
 """
 
 import json
@@ -16,7 +17,7 @@ from orchestra.player.sweep import Leader
 Outcome = dict[str, Any]
 
 _STREAMS: Final = {1: "stdout", 2: "stderr"}
-_FILES: Final = ("leader", "done", "stdout", "stderr", "done.new")
+_FILES: Final = (".leader", ".done", ".stdout", ".stderr", ".done.new", "")  # the last to go says that it was begun
 _MOST: Final = 1 << 30
 
 
@@ -32,7 +33,7 @@ def done(outcome: Outcome, body: bytes = b"") -> Done:
     return Done(outcome, to_json(outcome), body)
 
 
-class RunDirectory:
+class RunFiles:
     """What is on disk about one run."""
 
     def __init__(self, root: str, journal: str, seq: int) -> None:
@@ -42,32 +43,32 @@ class RunDirectory:
     def create(self) -> None:
         """Begin the run; FileExistsError if it was begun before."""
         try:
-            os.mkdir(self.path)
+            _create(self.path)
         except FileNotFoundError:
             os.makedirs(self._above, exist_ok=True)
             _sync(os.path.dirname(self._above))
-            os.mkdir(self.path)
+            _create(self.path)
 
     def write_leader(self, leader: Leader) -> None:
         """Keep who the first process is, for the sweep of a successor."""
         # the text of a symbolic link: whole or not there, in one system call
-        os.symlink(" ".join(map(str, leader)), f"{self.path}/leader")
+        os.symlink(" ".join(map(str, leader)), f"{self.path}.leader")
 
     def leader(self) -> Leader | None:
         try:
-            pid, start, boot, cgroup = os.readlink(f"{self.path}/leader").split(" ")
+            pid, start, boot, cgroup = os.readlink(f"{self.path}.leader").split(" ")
             return Leader(int(pid), int(start), boot, cgroup)
         except (OSError, ValueError):
             return None
 
     def write_output(self, stream: int, data: bytes) -> None:
         """Keep the output of a stream; it is on disk when this returns."""
-        _write(f"{self.path}/{_STREAMS[stream]}", data, synced=True)
+        _write(f"{self.path}.{_STREAMS[stream]}", data, synced=True)
 
     def read_output(self, stream: int, position: int, size: int) -> bytes:
         """Kept bytes from ``position`` in the joined pieces; fewer, or none, if they are not there."""
         try:
-            with open(f"{self.path}/{_STREAMS[stream]}", "rb") as file:
+            with open(f"{self.path}.{_STREAMS[stream]}", "rb") as file:
                 file.seek(position)
                 return file.read(size)
         except OSError:
@@ -94,44 +95,36 @@ class RunDirectory:
     def sync(self) -> None:
         """Have the record outlive a power failure, as soon as the directory above is synced too."""
         _sync(self._record)
-        _sync(self.path)
 
     def sync_above(self) -> None:
         _sync(self._above)
 
     def remove(self) -> None:
         """Forget the run."""
-        for name in _FILES[:2]:
-            _unlink(f"{self.path}/{name}")
-        try:
-            os.rmdir(self.path)
-        except OSError:
-            for name in _FILES[2:]:
-                _unlink(f"{self.path}/{name}")
-            os.rmdir(self.path)
+        for ending in _FILES:
+            _unlink(self.path + ending)
 
     @property
     def _record(self) -> str:
-        return f"{self.path}/done"
+        return f"{self.path}.done"
 
 
 def every_run(root: str) -> Iterator[tuple[str, int]]:
-    """The (journal, seq) of every run that was begun and is not forgotten."""
+    """The (journal, seq) of every run that was begun and is not forgotten, whichever of its files there are."""
     above = os.path.join(root, "runs")
     for journal in _names(above):
-        for name in _names(os.path.join(above, journal)):
-            if name.isdecimal():
-                yield journal, int(name)
+        begun = {name.partition(".")[0] for name in _names(os.path.join(above, journal))}
+        yield from ((journal, int(seq)) for seq in begun if seq.isdecimal())
 
 
-def sync_group(directories: Iterable[RunDirectory]) -> None:
+def sync_group(runs: Iterable[RunFiles]) -> None:
     """Sync several runs, and each directory above them once."""
     above = {}
-    for directory in directories:
-        directory.sync()
-        above[os.path.dirname(directory.path)] = directory
-    for directory in above.values():
-        directory.sync_above()
+    for files in runs:
+        files.sync()
+        above[os.path.dirname(files.path)] = files
+    for files in above.values():
+        files.sync_above()
 
 
 def _names(path: str) -> list[str]:
@@ -139,6 +132,10 @@ def _names(path: str) -> list[str]:
         return os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _create(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _write(path: str, data: bytes, synced: bool = False) -> None:
