@@ -140,6 +140,12 @@ class Undecided(OrchestraError):
     status = EX_USAGE
 
 
+class PlanChanged(OrchestraError):
+    """This is not what was planned: {what}. Look at it again with --plan; nothing was asked for."""
+
+    status = EX_USAGE
+
+
 class UnknownScore(OrchestraError):
     """None of the targets has a score named '{score}'; 'orchestra scores' lists what they have."""
 

@@ -645,6 +645,30 @@ class Receipt(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
+class PlanRow(Struct, frozen=True, array_like=True):
+    """What would become of a request on one target: it ``starts``; it ``waits``, or comes ``later``; it ``refuses``; or
+    it is ``spare``, for others would do it."""
+
+    player: str
+    would: str
+    why: str
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What a request would come to now. ``refused``: why it would not be accepted at all; ``tasks``: how many hosts are
+    to run it; ``would``: how many rows there are of each kind; ``token`` goes into :attr:`Ask.expect`."""
+
+    token: str
+    score: str
+    scope: str
+    targets: int
+    tasks: int
+    would: dict[str, int]
+    refused: str = ""
+    warnings: tuple[str, ...] = ()
+    waves: Waves | None = None
+
+
 def verdict(scope: Scope, counts: dict[State, int]) -> str:
     """The verdict of a job, or "" while a task has no outcome."""
     total = sum(counts.values())

@@ -208,7 +208,7 @@ class MemoryDesk:
         return self.log[job][since : since + limit]
 
     async def players(self, after: str = "", limit: int = 500, names: Sequence[str] = ()) -> list[PlayerView]:
-        found = sorted(name for name in names or self.names if name > after)
+        found = sorted(name for name in map(str.lower, names or self.names) if name > after)
         status = {True: "offline", False: "online"}
         return [PlayerView(name=name, status=status[name.startswith("down")], since=NOW) for name in found][:limit]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestra.cli import submit
+from orchestra.cli import inputs
 from orchestra.cli.naming import Naming, targets_in
 from orchestra.cli.session import conductor_socket, player_socket
 from orchestra.cli.status import states_of
@@ -158,10 +158,10 @@ def test_an_empty_target_file_is_no_target(tmp_path: Path) -> None:
 def test_a_huge_or_binary_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):
-        submit.read(str(tmp_path / "binary"), "--params")
-    monkeypatch.setattr(submit, "MAX_INPUT", 1)
+        inputs.read(str(tmp_path / "binary"), "--params")
+    monkeypatch.setattr(inputs, "MAX_INPUT", 1)
     with pytest.raises(UsageError, match="larger than"):
-        submit.read(str(tmp_path / "binary"), "--params")
+        inputs.read(str(tmp_path / "binary"), "--params")
 
 
 @pytest.mark.parametrize(

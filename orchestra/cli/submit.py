@@ -2,15 +2,16 @@
 
 import json
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from orchestra import config as conf
 from orchestra import parameters
+from orchestra.cli.inputs import read
 from orchestra.cli.naming import Naming, naming_of, naming_options, scope_of, targets_from, targets_in
+from orchestra.cli.planning import plan
 from orchestra.cli.printing import many, print_json, safe, say, tell
 from orchestra.cli.rollout import not_before, rolling_of, rolling_options
 from orchestra.cli.secrets import with_secrets
@@ -19,8 +20,6 @@ from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
 from orchestra.model import Ask, Receipt, Rolling, Scope
 from orchestra.parameters.declared import text_of
-
-MAX_INPUT: Final = 16 << 20
 
 
 class Words(NamedTuple):
@@ -94,24 +93,6 @@ def _each_once(items: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def read(name: str, option: str) -> str:
-    """The text of a file, or of stdin for ``-``."""
-    try:
-        if name == "-":
-            raw = sys.stdin.buffer.read(MAX_INPUT + 1)
-        else:
-            with open(name, "rb") as file:
-                raw = file.read(MAX_INPUT + 1)
-    except OSError as problem:
-        raise UsageError(problem=f"{option}: {name} cannot be read: {problem.strerror}") from None
-    if len(raw) > MAX_INPUT:
-        raise UsageError(problem=f"{option}: {name} is larger than 16 MiB")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise UsageError(problem=f"{option}: {name} is not UTF-8 text") from None
-
-
 def expiry(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """The option ``--expire`` in seconds; 0 is never."""
     if value is None:
@@ -141,6 +122,7 @@ class Request(NamedTuple):
     pin: bool = False
     some: int | None = None
     naming: Naming = Naming()
+    expect: str = ""
 
 
 def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -> Ask:
@@ -166,6 +148,7 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
         exclude=request.naming.exclude,
         where=request.naming.where,
         limit=request.naming.limit,
+        expect=request.expect,
         params=said.params,
         private=more,
         dry_run=request.dry_run,
@@ -213,6 +196,8 @@ def tell_accepted(receipt: Receipt) -> None:
 @click.option("--priority", type=Whole(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
 @click.option("--pin", is_flag=True, help="Only if all targets have one and the same version, and only that.")
 @click.option("--dry-run", is_flag=True, help="Only have it said what would be done; for scores that know how.")
+@click.option("--plan", "as_plan", is_flag=True, help="Ask for nothing; show who would run it, who not, and why.")
+@click.option("--expect", default="", metavar="TOKEN", help="Only if it is what --plan has shown with this token.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
 @click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
 @as_json
@@ -222,6 +207,7 @@ def submit(
     ctx: click.Context,
     /,
     words: tuple[str, ...],
+    as_plan: bool,
     wait: bool,
     timeout: float | None,
     as_json: bool,
@@ -240,6 +226,9 @@ def submit(
     With --pin the version that all targets have now, score and NAME.conf, is the only one that may run: a host on
     which it was changed meanwhile refuses. Without, targets that have different ones are a warning.
 
+    --plan shows who would run it, who would not and why, and a token. With --expect and that token it is refused if the
+    targets, the score on them or the request are not what they were then.
+
     With --batch or --canary it goes over the targets in waves, by name; a wave begins when the one before has ended,
     and the first failure that is not allowed for stops it. With --not-before, --expire counts from then.
 
@@ -251,6 +240,8 @@ def submit(
     if timeout is not None and not wait:
         raise UsageError(problem="--timeout goes with --wait")
     path = conductor_socket(socket, config)
+    if as_plan:
+        return with_secrets(path, ask, lambda ask: plan(path, ask, as_json))
     if wait:
         return with_secrets(path, ask, lambda ask: Outlook(as_json, timeout).perform(path, ask, tell_accepted))
     receipt = with_secrets(path, ask, lambda ask: talk(path, lambda conductor: conductor.submit(ask)))

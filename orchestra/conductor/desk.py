@@ -27,12 +27,13 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.explaining import Explainer
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.managing import Manager, beginning, waves_of
+from orchestra.conductor.planning import Planner, Weighed
 from orchestra.conductor.reasons import UNFINISHED, Reasons, in_words
 from orchestra.conductor.shelf import Shelf
 from orchestra.conductor.targeting import Targeting, scope_of, wording
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.conductor.vetting import Vetted, vetted, wanted
-from orchestra.core import drift
+from orchestra.core import drift, plan
 from orchestra.core.blockers import Standstill
 from orchestra.core.scorebook import Disk, ScoreView
 from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly, ScoreNotRun, UnknownScore
@@ -101,6 +102,7 @@ class FrontDesk:
         self._upkeep = upkeep
         self._troubles = troubles
         self.targeting = Targeting(dispatch, reader, default_domain)
+        self.planner = Planner(dispatch, reader, self.targeting, self._reasons, self.weigh, now)
         self.manager = Manager(dispatch, reader, feed, self.submit, upkeep)
 
     # ---- who may
@@ -117,19 +119,13 @@ class FrontDesk:
 
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Check the request, save it, and say which of its targets will not start at once."""
-        players, scores = await self._targets(ask)
-        told = {players[player]: entry for player, entry in scores.items()}
-        unseen = len(players) - len(scores)
-        fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score), unseen)
-        agreed = drift.agreed(
-            ask, players, scores, lambda player: self._dispatch.repertoires.refusal(player, ask.score)
-        )
-        entries = [entry for entry in scores.values() if entry]
-        # waves go by name; otherwise the order says nothing
-        order = tuple(players) if ask.rolling is not None else tuple(sorted(players))
-        new = replace(self._new_job(asker, ask, order, entries, fit), digest=agreed.digest)
-        if agreed.refusal is not None:
-            return await self._made_before(new, agreed.refusal)
+        weighed = await self.weigh(asker, ask)
+        if weighed.unfit is not None and ask.private:
+            raise weighed.unfit  # which of it was secret is not known, so neither is whether this was asked before
+        new, players = weighed.new, weighed.players
+        changed = plan.check(ask.expect, weighed.token) if ask.expect else None
+        if refusal := weighed.unfit or weighed.refusal or changed:
+            return await self._made_before(new, refusal)
         waits = await self._waits(new, {player: players[player] for player in gates.at_once(new, self._now())})
         submitted = await self._dispatch.submit(new)
         return Receipt(
@@ -138,8 +134,29 @@ class FrontDesk:
             targets=len(players),
             waits=tuple(waits[:MOST_WAITS]),
             waiting=len(waits),
-            warnings=agreed.warnings + fit.warnings,
+            warnings=weighed.warnings,
         )
+
+    async def weigh(self, asker: Asker, ask: Ask) -> Weighed:
+        """What a request comes to; nothing is done yet."""
+        players, scores = await self._targets(ask)
+        unfit: OrchestraError | None = None
+        fit = Vetted(ask.params, {})
+        try:
+            self._check(ask.score, players, scores)
+            told = {players[player]: entry for player, entry in scores.items()}
+            unseen = len(players) - len(scores)
+            fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score), unseen)
+        except OrchestraError as problem:
+            unfit = problem
+        agreed = drift.agreed(
+            ask, players, scores, lambda player: self._dispatch.repertoires.refusal(player, ask.score)
+        )
+        entries = [entry for entry in scores.values() if entry]
+        # waves go by name; otherwise the order says nothing
+        order = tuple(players) if ask.rolling is not None else tuple(sorted(players))
+        new = replace(self._new_job(asker, ask, order, entries, fit), digest=agreed.digest)
+        return Weighed(new, players, scores, fit, unfit, agreed.refusal, agreed.warnings + fit.warnings)
 
     async def _made_before(self, new: NewJob, refusal: OrchestraError) -> Receipt:
         """The job that this request has made when it was not refused yet: its key still stands for that."""
@@ -152,28 +169,27 @@ class FrontDesk:
 
     async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
         """The secret parameters that a request would be refused without."""
-        scores = (await self._targets(ask))[1]
+        players, scores = await self._targets(ask)
+        self._check(ask.score, players, scores)
         return wanted(ask, [entry for entry in scores.values() if entry])
 
     async def _targets(self, ask: Ask) -> tuple[dict[int, str], dict[int, ScoreEntry | None]]:
-        """The players a request is for, and the score of each."""
+        """The players a request is for, and the score on each of them whose disk is known."""
         names = await self.targeting.select(ask.selection)
         problem = parameters.problem(ask.params | ask.private)
         if problem:
             raise BadRequest(problem=problem)
         players = {self._dispatch.ids[name]: name for name in names}
-        return players, self._scores(ask.score, players)
-
-    def _scores(self, score: str, players: dict[int, str]) -> dict[int, ScoreEntry | None]:
-        """The score on each target whose disk is known; an error if they are all known and none has it."""
         book = self._dispatch.repertoires
-        scores = {player: book.entry(player, score) for player in players if book.seen(player)}
+        return players, {player: book.entry(player, ask.score) for player in players if book.seen(player)}
+
+    def _check(self, score: str, players: Mapping[int, str], scores: Mapping[int, ScoreEntry | None]) -> None:
+        """An error if all of the targets' disks are known and none has the score."""
         if len(scores) == len(players) and not any(scores.values()):
             for player, name in players.items():
-                if reason := book.refusal(player, score):
+                if reason := self._dispatch.repertoires.refusal(player, score):
                     raise ScoreNotRun(score=score[:80], player=name, reason=reason)
             raise UnknownScore(score=score[:80])
-        return scores
 
     def _new_job(
         self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry], fit: Vetted

@@ -25,6 +25,12 @@ class Reasons:
         """Why a new job will not start at once on this player."""
         return explain.why_waiting(self._presence(player, name, new.score, seen), new.score, new.expires_at)
 
+    def now(self, player: int, name: str, seen: int | None, score: str) -> str:
+        """Why a player would not be given a run of this score now, or ""."""
+        if self._dispatch.trouble:
+            return f"nothing is handed out, {self._dispatch.trouble}"
+        return explain.blocker(self._presence(player, name, score, seen), score)
+
     def told(self, task: TaskView, job: JobView, rows: Mapping[str, PlayerRow]) -> TaskView:
         """A task with its reason, while it has no outcome. ``rows``: what the store knows of players, by name."""
         if task.state not in UNFINISHED:

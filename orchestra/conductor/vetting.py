@@ -55,6 +55,15 @@ def vetted(
     return Vetted(result.params, result.secrets, warnings)
 
 
+def misfits(ask: Ask, scores: Mapping[str, ScoreEntry | None]) -> dict[str, str]:
+    """Who would refuse the request for its parameters, and why; secrets that are still to be asked for are no
+    reason."""
+    known = _distinct(scores.values())
+    result, missing = _told_apart(ask, known), wanted(ask, known)
+    refused = {id(entry): why for entry in known if (why := _refusal(entry, ask, result, missing))}
+    return {name: refused[id(entry)] for name, entry in scores.items() if entry is not None and id(entry) in refused}
+
+
 def wanted(ask: Ask, entries: Iterable[ScoreEntry]) -> tuple[str, ...]:
     """The secret parameters that are required and not given."""
     given = ask.private.keys()

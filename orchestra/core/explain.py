@@ -67,10 +67,11 @@ def _gate(job: JobView, task: TaskView) -> str:
 
 def why_waiting(player: Presence, score: str, expires_at: int | None) -> str:
     """What a pending task of ``player`` waits for."""
-    return f"waits: {_blocker(player, score)}, {until(expires_at)}"
+    return f"waits: {blocker(player, score) or 'about to be handed over'}, {until(expires_at)}"
 
 
-def _blocker(player: Presence, score: str) -> str:
+def blocker(player: Presence, score: str) -> str:
+    """The first thing that keeps a score from ``player``, or ""."""
     if player.removed:
         return f"{player.name} was removed from the players file"
     away = "" if player.online else _away(player.since)
@@ -84,7 +85,7 @@ def _blocker(player: Presence, score: str) -> str:
         return f"{player.name} has as many runs as it takes"
     if player.limit_of_score and player.open_of_score >= player.limit_of_score:
         return f"{player.open_of_score} runs of {score} are ahead of it on {player.name}"
-    return "about to be handed over"
+    return ""
 
 
 def _away(since: int | None) -> str:

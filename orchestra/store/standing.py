@@ -88,6 +88,11 @@ def seen_players(cur: Cursor, players: Iterable[int]) -> dict[int, Seen]:
     return {player: Seen(*rest) for player, *rest in rows}
 
 
+def last_seen(cur: Cursor) -> dict[str, int | None]:
+    """When each player that is not removed was last seen, by name."""
+    return dict(cur.execute("SELECT name, seen_at FROM players WHERE disabled_at IS NULL").fetchall())
+
+
 def open_runs(cur: Cursor, players: Iterable[int]) -> dict[int, list[OpenRun]]:
     """What these players are held to, each's by seq."""
     wanted = sorted(set(players))

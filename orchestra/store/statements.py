@@ -25,7 +25,7 @@ from orchestra.store.players import (
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
 from orchestra.store.reruns import again
-from orchestra.store.standing import open_runs, seen_players, waiting
+from orchestra.store.standing import last_seen, open_runs, seen_players, waiting
 from orchestra.store.submits import made_before, submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, open_due, strike_removed, sweep_removed
 from orchestra.store.views import (
@@ -68,6 +68,7 @@ __all__ = [
     "job_view",
     "job_views",
     "last_event",
+    "last_seen",
     "made_before",
     "news",
     "next_expiry",
