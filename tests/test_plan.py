@@ -1,6 +1,7 @@
 """A plan says what would become of a request, and its token that nothing of that has changed."""
 
 import json
+import shutil
 
 import pytest
 from conftest import Command
@@ -91,7 +92,11 @@ GROUPS = "ab: a b\n"
 
 
 def prepare(theatre: Theatre) -> None:
+    """What is changed on the disk of a stays as it is on the disk of b."""
     (theatre.home / "groups").write_text(GROUPS)
+    other = theatre.home / "other"
+    shutil.copytree(theatre.scores, other)
+    theatre.write_player("b.demo.test", theatre.home / "tls", scores=other)
 
 
 def test_a_plan_stores_nothing_and_its_token_is_good_until_something_changes(
