@@ -91,12 +91,6 @@ def _busy(player: Any) -> bool:
     return mind is None or bool(mind.entries)
 
 
-def beyond(world: World) -> bool:
-    """Whether what happened is outside of what is promised about starts: a store that was put back and nobody said so,
-    or one that was restored where a journal was lost as well."""
-    return world.happened("rollback") or (world.happened("restore") and world.happened("journal"))
-
-
 def check(world: World) -> None:
     """Assert everything."""
     tasks, results = tasks_of(world), results_of(world)
@@ -114,9 +108,9 @@ def check(world: World) -> None:
         _honest(world, tasks, results),
         _outputs(world, results),
         _fleet(world),
-        () if beyond(world) else _starts(world, tasks, results),
-        () if beyond(world) else _candidates(world, tasks, results),
-        () if beyond(world) else _distinct(tasks, results),
+        () if world.beyond else _starts(world, tasks, results),
+        () if world.beyond else _candidates(world, tasks, results),
+        () if world.beyond else _distinct(tasks, results),
     ):
         for problem in problems:
             world.violate(problem)

@@ -13,10 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from sqlite3 import Cursor
 from typing import Any, Final, NamedTuple
 
-from twisted.internet.defer import Deferred
-
 from orchestra.conductor.dispatch import Dispatch
-from orchestra.conductor.door import Door
 from orchestra.core.worklist import Worklist
 from orchestra.model import Move, State
 from orchestra.player.service import Player
@@ -27,7 +24,8 @@ from simulation.machine import Stage
 
 
 class Edit(NamedTuple):
-    """A change of a function's source: ``old`` must be there once."""
+    """A change of a function's source: ``old`` must be there once. It is the same function, whoever else has it; ``names``
+    are what the new code needs beside what the old one had."""
 
     owner: Any
     name: str
@@ -41,13 +39,18 @@ class Edit(NamedTuple):
         source = textwrap.dedent(inspect.getsource(function))
         if source.count(self.old) != 1:
             raise ValueError(f"{self.name} has changed: {self.old!r} is there {source.count(self.old)} times")
-        scope = {**function.__globals__, **self.names}
+        scope = dict(function.__globals__)
         exec(compile(source.replace(self.old, self.new), inspect.getfile(function), "exec"), scope)
-        setattr(self.owner, self.name, scope[self.name])
+        before, known = function.__code__, function.__globals__
+        added = {name: what for name, what in self.names.items() if name not in known}
+        known |= added
+        function.__code__ = scope[self.name].__code__
         try:
             yield
         finally:
-            setattr(self.owner, self.name, function)
+            function.__code__ = before
+            for name in added:
+                del known[name]
 
 
 class Switch(NamedTuple):
@@ -126,11 +129,10 @@ Part = Edit | Switch | _StaleLook
 PLANTS: Final[dict[str, tuple[Part, ...]]] = {
     "answer_before_commit": (
         Edit(
-            Door,
-            "_report",
-            "await self._dispatch.report(self, reports)",
-            "Deferred.fromCoroutine(self._dispatch.report(self, reports)).addErrback(lambda _: None)",
-            {"Deferred": Deferred},
+            Dispatch,
+            "report",
+            "await self._reports.add(session, reports)",
+            "self._reports.add(session, reports).addErrback(lambda _: None)",
         ),
     ),
     "requeue_on_disconnect": (

@@ -403,6 +403,12 @@ class World:
     def happened(self, what: str, where: str = "", since: float = 0.0) -> bool:
         return any(w == what and place.startswith(where) and at >= since for at, w, place in self.facts)
 
+    @property
+    def beyond(self) -> bool:
+        """Whether what has happened is outside of what is promised about starts: a store that was put back and nobody
+        said so, or one that was restored where a journal was lost as well."""
+        return self.happened("rollback") or (self.happened("restore") and self.happened("journal"))
+
     def violate(self, sentence: str) -> None:
         """A promise is broken."""
         self.violations.append(f"at {self.timeline.now:.3f}: {sentence}")
@@ -418,7 +424,8 @@ class World:
         if name == start.key[0] and (entry is None or entry.state is RunState.ACCEPTED):
             self.violate(f"a process was started before that was on the journal's disk: {start}")
         for other in self.starts:
-            if other.token == start.token and other.task == start.task and other.ended_at is None:
+            same = (other.token, other.task) == (start.token, start.task)
+            if same and other.ended_at is None and not self.beyond:
                 self.violate(f"{start}\n    was started while an earlier run lived: {other}")
         self._room_for(start)
         self.starts.append(start)
