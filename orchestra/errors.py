@@ -115,6 +115,37 @@ class UnknownHosts(OrchestraError):
     status = EX_USAGE
 
 
+class UnknownGroup(OrchestraError):
+    """There is no group '@{name}'; {hint} Groups are named in the conductor's groups file."""
+
+    status = EX_USAGE
+
+
+class NoTargetLeft(OrchestraError):
+    """No target is left: {why}. Nothing was asked for."""
+
+    status = EX_USAGE
+
+
+class BadWhere(OrchestraError):
+    """--where cannot be understood: {problem}."""
+
+    status = EX_USAGE
+
+
+class Undecided(OrchestraError):
+    """Nobody can know of {many} of {all} targets whether --where is true: {who}. Nothing is matched by not knowing;
+    --exclude leaves them out, and 'orchestra players HOST' shows what is known of one.{hint}"""
+
+    status = EX_USAGE
+
+
+class PlanChanged(OrchestraError):
+    """This is not what was planned: {what}. Look at it again with --plan; nothing was asked for."""
+
+    status = EX_USAGE
+
+
 class UnknownScore(OrchestraError):
     """None of the targets has a score named '{score}'; 'orchestra scores' lists what they have."""
 

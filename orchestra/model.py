@@ -65,10 +65,11 @@ class Told(enum.StrEnum):
 
 
 class Scope(enum.StrEnum):
-    """``ALL`` of the targets, or ``ONE`` of them."""
+    """``ALL`` of the targets, ``ONE`` of them, or ``SOME``: a number of them, each another one."""
 
     ALL = "all"
     ONE = "one"
+    SOME = "some"
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -81,7 +82,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     maybe_ran: bool
     cancel: bool
     expired: bool
-    candidates_left: int  # candidates that have not refused, the refusing one not counted; 0 for all-of
+    candidates_left: int  # who may be given it, this player not counted, beyond what else waits for them; 0 for all-of
 
 
 class Move(Struct, frozen=True):
@@ -91,6 +92,7 @@ class Move(Struct, frozen=True):
     maybe_ran: bool
     losses: int
     strike: bool = False  # this player is no candidate any more
+    stays: bool = False  # pending again, for this player alone
 
 
 def after_run(told: Told, task: Standing) -> Move:
@@ -106,17 +108,25 @@ def after_run(told: Told, task: Standing) -> Move:
         case Told.REFUSED:
             return _after_refusal(task, unstarted)
         case Told.NEVER:
-            return Move(_after_never(task, unstarted), task.maybe_ran, task.losses)
+            state = _after_never(task, unstarted)
+            stays = state is State.PENDING and task.maybe_ran and _nobody_else(task)
+            return Move(state, task.maybe_ran, task.losses, stays=stays)
         case Told.LOST:
             losses = task.losses + 1
             again = task.idempotent and losses < task.max_attempts and not task.cancel and not task.expired
-            return Move(State.PENDING if again else State.LOST, True, losses)
+            some = again and task.scope is Scope.SOME  # it may have started one, so it is given no other
+            return Move(State.PENDING if again else State.LOST, True, losses, some, some and _nobody_else(task))
+
+
+def _nobody_else(task: Standing) -> bool:
+    return task.scope is Scope.SOME and task.candidates_left <= 0
 
 
 def _after_refusal(task: Standing, unstarted: State | None) -> Move:
-    waits_elsewhere = task.scope is Scope.ONE and task.candidates_left > 0
+    pooled = task.scope is not Scope.ALL
+    waits_elsewhere = pooled and task.candidates_left > 0
     state = _after_never(task, unstarted) if waits_elsewhere else (unstarted or State.REFUSED)
-    return Move(state, task.maybe_ran, task.losses, strike=task.scope is Scope.ONE)
+    return Move(state, task.maybe_ran, task.losses, strike=pooled)
 
 
 def _after_never(task: Standing, unstarted: State | None) -> State:
@@ -300,10 +310,29 @@ class Catalogue(Struct, frozen=True, array_like=True):
         return cls(sha256(msgpack.encode((scores, refused))).hexdigest(), scores, refused)
 
 
+FactName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
+FactValue = Annotated[str, Meta(max_length=1_000)]
+
+
+class Facts(Struct, frozen=True, array_like=True):
+    """What is known of a player's machine. Players of whose machines the same is known share one, by its ``digest``.
+    ``problems``: what is in the files of facts and cannot be one, in sentences."""
+
+    digest: str
+    facts: Annotated[dict[FactName, FactValue], Meta(max_length=500)]
+    problems: Annotated[tuple[FactValue, ...], Meta(max_length=100)] = ()
+
+    @classmethod
+    def of(cls, facts: dict[str, str], problems: tuple[str, ...] = ()) -> "Facts":
+        """The facts with these in it: its digest says nothing else."""
+        return cls(sha256(msgpack.encode((sorted(facts.items()), problems))).hexdigest(), facts, problems)
+
+
 class Announce(Struct, frozen=True, array_like=True):
     """What changed on the player; ``None`` is: as before."""
 
     catalogue: Catalogue | None = None
+    facts: Facts | None = None
 
 
 # ---- what the audience asks and reads
@@ -388,15 +417,26 @@ class Waves(Struct, frozen=True, kw_only=True):
     pause: int = 0  # milliseconds
 
 
+class Selection(Struct, frozen=True, kw_only=True):
+    """Who is meant: those that ``words`` name, without those that ``exclude`` names; of these those of whose facts
+    ``where`` is true; of these the first ``limit`` by name."""
+
+    words: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    where: str = ""
+    limit: int | None = None
+
+
 class Ask(Struct, frozen=True, kw_only=True):
     """A request for work, as the audience words it. ``expire``: seconds from now, or from ``not_before``; None is the
-    default, 0 is never. ``not_before``: seconds since 1970 of the conductor's clock.
+    default, 0 is never. ``not_before``: seconds since 1970 of the conductor's clock. ``scope`` None: there is but one
+    target; ``count``: how many, of SOME. ``expect``: only if a plan with this token would be the same now.
 
     A secret parameter is taken from ``private`` alone: what came by a command line others may have read."""
 
     score: str
     targets: tuple[str, ...]
-    scope: Scope
+    scope: Scope | None
     params: dict[str, str] = {}
     expire: float | None = None
     request_key: str | None = None
@@ -407,6 +447,16 @@ class Ask(Struct, frozen=True, kw_only=True):
     not_before: float | None = None
     rolling: Rolling | None = None
     rerun_of: int | None = None
+    exclude: tuple[str, ...] = ()
+    where: str = ""
+    limit: int | None = None
+    count: int = 1
+    expect: str = ""
+
+    @property
+    def selection(self) -> Selection:
+        """Who is meant."""
+        return Selection(words=self.targets, exclude=self.exclude, where=self.where, limit=self.limit)
 
 
 class Rerun(Struct, frozen=True, kw_only=True):
@@ -452,6 +502,8 @@ class NewJob(Struct, frozen=True, kw_only=True):
     not_before: int | None = None
     waves: Waves | None = None
     rerun_of: int | None = None
+    count: int = 1  # tasks, of SOME
+    wording: Selection | None = None  # how the players were named, if others could be meant by it at another time
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -557,6 +609,8 @@ class PlayerView(Struct, frozen=True, kw_only=True):
     scores: int | None = None
     note: str = ""
     held: str = ""  # why nothing is handed to it
+    facts: dict[str, str] | None = None  # None: they are not known, or were not asked for
+    problems: tuple[str, ...] = ()  # of its files of facts
 
 
 class PrunePlan(Struct, frozen=True, kw_only=True):
@@ -589,6 +643,30 @@ class Receipt(Struct, frozen=True, kw_only=True):
     waits: tuple[Wait, ...] = ()  # the first hundred
     waiting: int = 0  # how many in all
     warnings: tuple[str, ...] = ()
+
+
+class PlanRow(Struct, frozen=True, array_like=True):
+    """What would become of a request on one target: it ``starts``; it ``waits``, or comes ``later``; it ``refuses``; or
+    it is ``spare``, for others would do it."""
+
+    player: str
+    would: str
+    why: str
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What a request would come to now. ``refused``: why it would not be accepted at all; ``tasks``: how many hosts are
+    to run it; ``would``: how many rows there are of each kind; ``token`` goes into :attr:`Ask.expect`."""
+
+    token: str
+    score: str
+    scope: str
+    targets: int
+    tasks: int
+    would: dict[str, int]
+    refused: str = ""
+    warnings: tuple[str, ...] = ()
+    waves: Waves | None = None
 
 
 def verdict(scope: Scope, counts: dict[State, int]) -> str:

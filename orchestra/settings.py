@@ -32,6 +32,7 @@ from orchestra.errors import ConfigError, LineProblem, OrchestraError
 from orchestra.model import DEFAULT_PORT, MAX_SOCKET_PATH
 
 CONFIG_DIR: Final = "/etc/orchestra"
+MAX_GROUPS_FILE: Final = 4 << 20
 MAX_PLAYERS_FILE: Final = 16 << 20
 MAX_PROBLEMS: Final = 100  # more than a reader mends at once
 
@@ -227,6 +228,7 @@ CONDUCTOR: Final = (
     Key("listen", listens, f"0.0.0.0:{DEFAULT_PORT}", "Where players connect to: HOST:PORT, several allowed."),
     Key("state", path, "/var/lib/orchestra/conductor", "The directory of the store; on a disk that keeps its fsyncs."),
     Key("players", path, "players", "The file that lists the players, one host name per line."),
+    Key("groups", path, "groups", "The file that names groups of players, one per line; it need not be there."),
     Key("default_domain", domain, "", "Completes names without a dot, in the players file and in requests."),
     *_tls("conductor"),
     Key(
@@ -309,6 +311,7 @@ PLAYER: Final = (
     ),
     Key("state", path, "/var/lib/orchestra/player", "The directory of the journal; on a disk that keeps its fsyncs."),
     Key("scores", path, "/usr/lib/orchestra/scores", "The directory of the scores: what is in it may be asked for."),
+    Key("facts", path, "facts.d", "The directory of facts about this machine, NAME.conf each; it need not be there."),
     *_tls("player"),
     Key("slots", integer(1, 1024), "8", "How many runs go on at once."),
     Key("stage", socket_path, "/run/orchestra/stage", "The socket of the stage, the helper that runs the scores."),
@@ -347,6 +350,7 @@ class ConductorSettings(NamedTuple):
     listen: tuple[Listen, ...]
     state: str
     players: str
+    groups: str
     default_domain: str
     certificate: str
     key: str
@@ -380,6 +384,7 @@ class PlayerSettings(NamedTuple):
     conductors: tuple[ConductorAddress, ...]
     state: str
     scores: str
+    facts: str
     certificate: str
     key: str
     ca: str
@@ -492,6 +497,11 @@ def players_file(file: str, default_domain: str = "") -> tuple[str, ...]:
         except ValueError as problem:
             raise LineProblem(file=file, line=number, problem=f"{problem}, not '{name[:80]}'") from None
     return tuple(names)
+
+
+def groups_text(file: str) -> str:
+    """What is in the groups file, or nothing if there is none."""
+    return read_text(file, MAX_GROUPS_FILE) if os.path.lexists(file) else ""
 
 
 def full_name(name: str, default_domain: str) -> str:

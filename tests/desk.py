@@ -17,6 +17,7 @@ from orchestra.audience.desk import (
     Reloaded,
     Resuming,
 )
+from orchestra.conductor.targeting import scope_of
 from orchestra.conductor.vetting import wanted
 from orchestra.core.scorebook import Disk, ScoreView, bind
 from orchestra.core.targets import resolve
@@ -117,6 +118,7 @@ class MemoryDesk:
         if self.broken:
             raise self.broken
         names = resolve(ask.targets, self.names, self.domain)
+        scope = scope_of(ask, len(names))
         if ask.score not in {entry.name for entry in self.catalogue.scores}:
             raise UnknownScore(score=ask.score)
         if ask.request_key in self.by_key:
@@ -131,7 +133,7 @@ class MemoryDesk:
         if ask.request_key:
             self.by_key[ask.request_key] = job
         why = "waits: offline since yesterday, never expires"
-        chosen = names if ask.scope is Scope.ALL else (None,)
+        chosen = names if scope is Scope.ALL else (None,) * ask.count
         self.by_task[job] = [
             TaskView(
                 task=n, player=name, state="pending", attempt=0, why=why if (name or "").startswith("down") else ""
@@ -148,7 +150,7 @@ class MemoryDesk:
         return {state: states.count(state) for state in State if state in states}
 
     def _verdict(self, job: int) -> str:
-        return verdict(self.asks[job].scope, self._counts(job))
+        return verdict(self.asks[job].scope or Scope.ALL, self._counts(job))
 
     def _tasks_of(self, job: int) -> list[TaskView]:
         if job not in self.by_task:
@@ -167,7 +169,7 @@ class MemoryDesk:
             params=ask.params,
             secrets=tuple(ask.private),
             dry_run=ask.dry_run,
-            scope=ask.scope.value,
+            scope=(ask.scope or Scope.ALL).value,
             owner=asker.name,
             uid=asker.uid,
             login_uid=asker.login_uid,
@@ -206,7 +208,7 @@ class MemoryDesk:
         return self.log[job][since : since + limit]
 
     async def players(self, after: str = "", limit: int = 500, names: Sequence[str] = ()) -> list[PlayerView]:
-        found = sorted(name for name in names or self.names if name > after)
+        found = sorted(name for name in map(str.lower, names or self.names) if name > after)
         status = {True: "offline", False: "online"}
         return [PlayerView(name=name, status=status[name.startswith("down")], since=NOW) for name in found][:limit]
 

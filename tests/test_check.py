@@ -371,3 +371,14 @@ def test_a_name_without_an_address_has_a_sentence(ca: Authority, monkeypatch: py
         "WRONG c.example.org: the name c.example.org cannot be resolved to an address (Name or service not known); "
         "check its spelling and DNS, or write c.example.org@ADDRESS"
     )
+
+
+def test_groups_are_checked_and_strangers_in_them_noted(home: Path) -> None:
+    """A group with a host that is no player is refused when it is asked for: better said before."""
+    (home / "groups").write_text("ours: @all\nold: mainframe.example.org\n")
+    found = run("conductor", home)[1]
+    assert f"ok    {home}/groups names 2 groups" in found
+    assert any(line.startswith("note  @old has hosts that are no players") for line in found)
+    assert not any("@ours" in line for line in found)
+    (home / "groups").write_text("ours: @ours\n")
+    assert f"WRONG {home}/groups, line 1: a group is a member of itself: @ours -> @ours" in run("conductor", home)[1]

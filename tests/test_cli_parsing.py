@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from orchestra.cli import submit
+from orchestra.cli import inputs
+from orchestra.cli.naming import Naming, targets_in
 from orchestra.cli.session import conductor_socket, player_socket
 from orchestra.cli.status import states_of
-from orchestra.cli.submit import Request, ask_of, params_in, targets_in, told_apart
+from orchestra.cli.submit import Request, ask_of, params_in, told_apart
 from orchestra.cli.waiting import exit_status, stretches
 from orchestra.errors import UsageError
 from orchestra.model import Ask, Scope, State
@@ -59,7 +60,8 @@ def test_the_older_form_is_refused_with_the_same_request_in_todays_words(words: 
         ("a=1", {}, "name a score"),
         ("uptime", {}, "no target"),
         ("uptime web1 web2", {}, "2 targets: say --all"),
-        ("uptime web1", {"all_of": True, "one_of": True}, "exclude each other"),
+        ("uptime web1", {"all_of": True, "one_of": True}, "--all and --one exclude each other"),
+        ("uptime web1", {"one_of": True, "some": 2}, "--one and --some exclude each other"),
         ("uptime web1 a=1 a=2", {}, "given twice"),
         ("uptime web1 1a=2", {}, "parameter '1a'"),
         ("uptime web1 =2", {}, "parameter ''"),
@@ -83,9 +85,17 @@ def test_what_means_nothing_gets_a_sentence(words: str, said: dict[str, Any], se
         ("uptime web1 WEB1 web1.", {}, Scope.ALL),
         ("uptime web1 web2", {"all_of": True}, Scope.ALL),
         ("uptime web1 web2", {"one_of": True}, Scope.ONE),
+        ("uptime web1 web2", {"some": 2}, Scope.SOME),
+        ("uptime web[1-2]", {}, None),
+        ("uptime @web", {}, None),
+        ("uptime web1 web2", {"naming": Naming(limit=1)}, None),
+        ("uptime web1", {"naming": Naming(where="os=debian")}, None),
     ],
 )
-def test_one_target_needs_no_scope_and_duplicates_are_one(words: str, said: dict[str, Any], scope: Scope) -> None:
+def test_one_target_needs_no_scope_and_duplicates_are_one(
+    words: str, said: dict[str, Any], scope: Scope | None
+) -> None:
+    """How many a folded name or a group stands for is for the conductor to find out."""
     assert ask_of(words.split(), request(**said)).scope is scope
 
 
@@ -130,6 +140,14 @@ def test_json_parameters_may_hold_what_a_line_cannot() -> None:
     assert typed == {"port": "80", "load": "0.5", "force": "true", "tags": '["a", "b,c"]'}
 
 
+def test_a_file_of_targets_may_hold_whatever_names_them() -> None:
+    """What 'orchestra targets' prints is read as it is, however long its words are."""
+    text = "@web!web3 # but that one\nweb[1,3-5],db1,db[1-2].example.org\n" + ",".join(f"x{n}" for n in range(9_000))
+    words = targets_in(text)
+    assert words[:4] == ("@web!web3", "web[1,3-5]", "db1", "db[1-2].example.org")
+    assert len(words) == 9_004
+
+
 def test_an_empty_target_file_is_no_target(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("# all gone\n")
     with pytest.raises(UsageError, match="no target"):
@@ -140,10 +158,10 @@ def test_an_empty_target_file_is_no_target(tmp_path: Path) -> None:
 def test_a_huge_or_binary_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):
-        submit.read(str(tmp_path / "binary"), "--params")
-    monkeypatch.setattr(submit, "MAX_INPUT", 1)
+        inputs.read(str(tmp_path / "binary"), "--params")
+    monkeypatch.setattr(inputs, "MAX_INPUT", 1)
     with pytest.raises(UsageError, match="larger than"):
-        submit.read(str(tmp_path / "binary"), "--params")
+        inputs.read(str(tmp_path / "binary"), "--params")
 
 
 @pytest.mark.parametrize(

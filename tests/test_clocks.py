@@ -30,6 +30,15 @@ time.time = lambda: _set_by_file() / 1e9
 """A machine's wall clock, as far as a Python program can tell."""
 
 
+HASTE = 30
+HASTY = """\
+import time
+_slow, _begun = time.monotonic, time.monotonic()
+time.monotonic = lambda: _begun + {haste} * (_slow() - _begun)
+"""
+"""A machine on which a minute passes in two seconds, as far as timers can tell."""
+
+
 # ---- the store's clock
 
 
@@ -100,6 +109,10 @@ def prepare(theatre: Theatre) -> None:
     theatre.environment["PYTHONPATH"] = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
     gate = f"#!/bin/sh\nwhile [ ! -e {theatre.home}/gate ]; do sleep 0.05; done\n"
     theatre.add_score("gated", gate, "timeout = 300s\nconcurrency = 1\n")
+    hasty = theatre.home / "hasty"
+    hasty.mkdir()
+    (hasty / "sitecustomize.py").write_text(HASTY.format(haste=HASTE))
+    theatre.add_score("overdue", "#!/bin/sh\nexec sleep 600\n", "timeout = 5s\nkill_grace = 1s\n")
     theatre.add_score("late", "#!/bin/sh\nexec sleep 600\n", "timeout = 1s\n")
 
 
@@ -139,6 +152,23 @@ def test_daemons_whose_clocks_jump_go_on(theatre: Theatre, orchestra: OutsideOrc
     assert orchestra.job(waiting).counts == {"pending": 1}
     assert "offline" not in log_of(theatre, "conductor")[logs["conductor"] :]
     orchestra.cancel(waiting)
+
+
+def test_a_run_on_a_player_that_never_comes_back_is_given_up(theatre: Theatre, orchestra: OutsideOrchestra) -> None:
+    """By itself, when its time is over and the player was away for a while: nobody knows what became of it."""
+    usual = theatre.environment["PYTHONPATH"]
+    theatre.stop("conductor")
+    theatre.environment["PYTHONPATH"] = os.pathsep.join([str(theatre.home / "hasty"), os.environ.get("PYTHONPATH", "")])
+    theatre.start_conductor()
+    theatre.environment["PYTHONPATH"] = usual
+    since = len(log_of(theatre, "conductor"))
+    theatre.start_player("c")
+    until_logged(theatre, "conductor", "c.demo.test is online", since=since)
+    job = _submit(orchestra, "overdue", "c", expire=2)
+    wait_until(lambda: orchestra.job(job).counts == {"dispatched": 1}, "the run", Path())
+    theatre.kill("c")
+    assert orchestra.wait(job, timeout=60).counts == {"lost": 1}
+    assert "its player is away" in task(orchestra, job).reason
 
 
 def _submit(orchestra: OutsideOrchestra, score: str, *targets: str, expire: float | None = None) -> int:

@@ -1,6 +1,7 @@
 """The files under conf/ say the truth: samples show the defaults, and the units keep the daemons' promises."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from orchestra import settings
 from orchestra.cli import stage as stage_cli
 from orchestra.config import Key
+from orchestra.core import groups
 from orchestra.errors import EX_CONFIG, ConfigError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -183,3 +185,11 @@ def test_systemd_makes_the_user(tmp_path: Path) -> None:
         [tool("systemd-sysusers"), f"--root={tmp_path}", str(tmp_path / "orchestra.conf")], check=True, timeout=30
     )
     assert (tmp_path / "etc/passwd").read_text().startswith("orchestra:")
+
+
+def test_the_sample_of_groups_names_none_until_its_lines_are_uncommented() -> None:
+    text = (CONF / "groups").read_text()
+    assert len(groups.parse(text, "groups")) == 0
+    found = groups.parse(re.sub(r"^#(\w+:|    )", r"\1", text, flags=re.M), "groups")
+    assert list(found) == ["web", "db", "backend", "quiet"]
+    assert len(found.members("backend")) == 7

@@ -145,6 +145,21 @@ def test_below_its_reserve_a_conductor_takes_nothing_new_and_finishes_the_rest(
 
 
 @needs_mount
+def test_a_conductor_that_starts_below_its_reserve_takes_nothing_at_all(
+    theatre: Theatre, orchestra: OutsideOrchestra, command: Command
+) -> None:
+    """Not even during its first second."""
+    theatre.stop("conductor")
+    small("conductor").fill(leave=RESERVE - (1 << 20))
+    theatre.start_conductor()
+    refused = command("submitjob", "count", "c", "seconds=0")
+    small("conductor").empty()
+    assert (refused.returncode, "MB free" in refused.stderr) == (75, True), refused
+    wait_until(lambda: orchestra.about().troubles == (), "its recovery", conductor_log(theatre))
+    assert orchestra.wait(submitted(orchestra), timeout=60).verdict == "ok"
+
+
+@needs_mount
 def test_a_player_below_its_reserve_takes_no_work_and_says_why(
     theatre: Theatre, orchestra: OutsideOrchestra, command: Command
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Perform
+from msgspec.structs import replace
 from outside import OutsideOrchestra
 
 from orchestra.audience.client import Ask, Scope
@@ -161,6 +162,28 @@ def test_a_request_key_makes_one_job(orchestra: OutsideOrchestra) -> None:
     assert (again.job, first.created, again.created) == (first.job, True, False)
     with pytest.raises(RequestKeyConflict):
         orchestra.submit(Ask(score="uptime", targets=("b",), scope=Scope.ALL, request_key="k1"))
+
+
+def test_a_retried_request_is_its_job_though_nobody_has_the_score_any_more(
+    theatre: Theatre, orchestra: OutsideOrchestra
+) -> None:
+    """What was accepted stays so; what is new is refused."""
+
+    def known() -> bool:
+        return any(entry.name == "fleeting" for one, _ in orchestra.catalogues(["a"]) for entry in one.scores)
+
+    log = theatre.home / "log" / "a.log"
+    theatre.add_score("fleeting", "#!/bin/sh\n", "")
+    wait_until(known, "a score", log)
+    ask = Ask(score="fleeting", targets=("a",), scope=Scope.ALL, request_key="fleeting")
+    first = orchestra.submit(ask)
+    for path in theatre.scores.glob("fleeting*"):
+        path.unlink()
+    wait_until(lambda: not known(), "the end of a score", log)
+    again = orchestra.submit(ask)
+    assert (again.job, again.created) == (first.job, False)
+    with pytest.raises(UnknownScore):
+        orchestra.submit(replace(ask, request_key="another"))
 
 
 def test_what_waits_says_why_and_can_be_cancelled_or_expires(orchestra: OutsideOrchestra) -> None:

@@ -42,7 +42,7 @@ def test_only_never_and_an_idempotent_loss_return_a_task() -> None:
             assert not task.cancel
             assert not task.expired
             assert told is not Told.LOST or (task.idempotent and task.losses + 1 < task.max_attempts)
-            assert told is not Told.REFUSED or (task.scope is Scope.ONE and task.candidates_left)
+            assert told is not Told.REFUSED or (task.scope is not Scope.ALL and task.candidates_left)
             assert told in (Told.NEVER, Told.LOST, Told.REFUSED)
 
 
@@ -70,14 +70,15 @@ def test_a_never_goes_back_or_ends_as_what_waits_for_it() -> None:
     for task in STANDINGS:
         waits = State.CANCELLED if task.cancel else State.EXPIRED if task.expired else State.PENDING
         state = State.LOST if task.maybe_ran and waits is not State.PENDING else waits
-        assert after_run(Told.NEVER, task) == Move(state, task.maybe_ran, task.losses)
+        stays = state is State.PENDING and task.maybe_ran and nobody_else(task)
+        assert after_run(Told.NEVER, task) == Move(state, task.maybe_ran, task.losses, stays=stays)
 
 
 def test_a_refusal_strikes_a_candidate_and_ends_when_none_is_left() -> None:
     """An all-of task has no other player; 'refused' too is said only if no attempt may have run."""
     for task in STANDINGS:
         move = after_run(Told.REFUSED, task)
-        assert move.strike is (task.scope is Scope.ONE)
+        assert move.strike is (task.scope is not Scope.ALL)
         if task.scope is Scope.ALL or task.candidates_left == 0:
             assert move.state is (State.LOST if task.maybe_ran else State.REFUSED)
         else:
@@ -88,8 +89,14 @@ def test_a_loss_is_lost_unless_the_score_is_idempotent_and_may_try_again() -> No
     """Promise 4: the player has said it, attempts are left, and nobody has called it off."""
     for task in STANDINGS:
         again = task.idempotent and task.losses + 1 < task.max_attempts and not (task.cancel or task.expired)
-        expected = Move(State.PENDING if again else State.LOST, True, task.losses + 1)
+        some = again and task.scope is Scope.SOME
+        expected = Move(State.PENDING if again else State.LOST, True, task.losses + 1, some, some and nobody_else(task))
         assert after_run(Told.LOST, task) == expected
+
+
+def nobody_else(task: Standing) -> bool:
+    """Whether only the player that had it may have it again: others are there for what else waits."""
+    return task.scope is Scope.SOME and task.candidates_left == 0
 
 
 @pytest.mark.parametrize("words", list(itertools.product(Told, repeat=3)))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestra.core.targets import complete, resolve
-from orchestra.errors import BadRequest, UnknownHosts
+from orchestra.core.targets import complete, first, resolve, without
+from orchestra.errors import BadRequest, NoTargetLeft, UnknownGroup, UnknownHosts
 
 KNOWN = frozenset({"web1.example.org", "web2.example.org", "db1.example.org", "localhost"})
 
@@ -35,7 +35,7 @@ def test_no_target_is_never_everything() -> None:
     "word", ["", " ", "@web", "web[1-2]", "*", "web1", "web1.example.com", "web1.example.org\n\n.", "x" * 10_000]
 )
 def test_what_is_not_known_is_an_error_and_nothing_runs(word: str) -> None:
-    with pytest.raises(UnknownHosts):
+    with pytest.raises((UnknownHosts, UnknownGroup)):
         resolve([word, "web2.example.org"], KNOWN)
 
 
@@ -55,7 +55,30 @@ def test_many_unknown_names_are_counted_not_listed() -> None:
         resolve([f"x{n}" for n in range(100)], KNOWN)
 
 
-@given(st.lists(st.text(max_size=20), min_size=1), st.sampled_from(["", "example.org"]))
+def test_a_request_cannot_name_more_than_there_can_be() -> None:
+    """Words are counted together before any of them is unfolded."""
+    with pytest.raises(BadRequest, match="more than 200000 hosts"):
+        resolve([f"x{n}-[1-90000]" for n in range(10_000)], KNOWN)
+
+
+def test_what_is_excluded_is_left_out() -> None:
+    assert without(("db1", "web1", "web2"), {"web1", "app1"}) == ("db1", "web2")
+    with pytest.raises(NoTargetLeft, match="all 2 of them are excluded"):
+        without(("db1", "web1"), ("web1", "db1"))
+
+
+def test_a_limit_takes_the_first_by_name() -> None:
+    assert first(("db1", "web1", "web2"), 2) == ("db1", "web1")
+    assert first(("db1", "web1"), 5) == ("db1", "web1")
+    assert first(("db1", "web1"), None) == ("db1", "web1")
+    with pytest.raises(BadRequest, match="from 1 on"):
+        first(("db1",), 0)
+
+
+PLAIN = st.text(max_size=20).filter(lambda word: not set(word) & set("[]@,!&^"))
+
+
+@given(st.lists(PLAIN, min_size=1), st.sampled_from(["", "example.org"]))
 def test_only_known_names_ever_come_out(words: list[str], domain: str) -> None:
     try:
         names = resolve(words, KNOWN, domain)
@@ -64,3 +87,14 @@ def test_only_known_names_ever_come_out(words: list[str], domain: str) -> None:
     assert set(names) <= KNOWN
     assert set(names) == {complete(word, domain) for word in words}
     assert list(names) == sorted(set(names))
+
+
+@given(st.lists(st.text(alphabet="web12.-[]@,!&^ *", max_size=12), min_size=1, max_size=3))
+def test_whatever_is_asked_for_is_known_names_or_a_refusal(words: list[str]) -> None:
+    """Never nobody, never somebody else."""
+    try:
+        names = resolve(words, {"web1", "web2", "web12"})
+    except (BadRequest, NoTargetLeft, UnknownGroup, UnknownHosts):
+        return
+    assert names
+    assert set(names) <= {"web1", "web2", "web12"}

@@ -59,12 +59,15 @@ from orchestra.model import (
     Event,
     Hold,
     JobView,
+    Plan,
+    PlanRow,
     PlayerView,
     PrunePlan,
     Receipt,
     Rerun,
     Rolling,
     Scope,
+    Selection,
     State,
     TaskView,
 )
@@ -195,6 +198,22 @@ class Orchestra:
         return await self._call(Released, "release", {"braking": braking})
 
     # looking
+
+    def targets(self, selection: Selection) -> AsyncIterator[str]:
+        """The names of the players that are meant."""
+        arguments = {"selection": selection}
+        return _flat(self._pages(str, "targets", arguments, "after", "", lambda name: name))
+
+    async def plan(self, ask: Ask) -> tuple[Plan, list[PlanRow]]:
+        """What would become of a request now, and on each of its targets; nothing is asked for."""
+        rows: list[PlanRow] = []
+        more = True
+        _checked(ask)
+        while more:
+            arguments = {"ask": ask, "after": rows[-1].player if rows else ""}
+            plan, page, more = await self._call(tuple[Plan, list[PlanRow], bool], "plan", arguments)
+            rows += page
+        return plan, rows
 
     async def holds(self) -> tuple[Hold, ...]:
         """What is held."""
@@ -609,6 +628,14 @@ class BlockingOrchestra:
         """Lift these holds, or all for None; what waited for that starts."""
         return self._do(self._client.release(braking))
 
+    def targets(self, selection: Selection) -> list[str]:
+        """The names of the players that are meant."""
+        return self._do(_all(self._client.targets(selection)))
+
+    def plan(self, ask: Ask) -> tuple[Plan, list[PlanRow]]:
+        """What would become of a request now, and on each of its targets; nothing is asked for."""
+        return self._do(self._client.plan(ask))
+
     def holds(self) -> tuple[Hold, ...]:
         """What is held."""
         return self._do(self._client.holds())
@@ -726,7 +753,7 @@ def _checked(ask: Ask) -> Ask:
     wrong = parameters.problem(ask.params | ask.private)
     if wrong:
         raise BadRequest(problem=wrong)
-    for word in (ask.score, *ask.targets, ask.request_key or ""):
+    for word in (ask.score, *ask.targets, *ask.exclude, ask.expect, ask.request_key or ""):
         if len(word) > MAX_WORD or not word.isprintable():
             raise BadRequest(problem=f"{word[:80]!a} is no name: it is too long, or holds unprintable characters")
     return ask

@@ -22,10 +22,13 @@ from orchestra.model import (
     Hold,
     JobView,
     Paused,
+    Plan,
+    PlanRow,
     PlayerView,
     PrunePlan,
     Receipt,
     Rerun,
+    Selection,
     State,
     TaskView,
 )
@@ -162,8 +165,22 @@ class Manager(Protocol):
         """Remove it. Only root and the conductor's own user."""
 
 
+class Planner(Protocol):
+    """What can be known before anything is asked for."""
+
+    async def targets(self, selection: Selection) -> tuple[str, ...]:
+        """Who is meant, by name."""
+
+    async def plan(self, asker: Asker, ask: Ask) -> tuple[Plan, list[PlanRow]]:
+        """What would become of a request, and on each of its targets, by name. Nothing is stored."""
+
+
 class Desk(Protocol):
     """The conductor, as its audience sees it."""
+
+    @property
+    def planner(self) -> Planner:
+        """Who is meant, and what would become of a request."""
 
     @property
     def manager(self) -> Manager:

@@ -5,6 +5,8 @@
       perform({ask}, watcher)                     ->       as submit; the watcher hears of the end alone
       secrets_wanted({ask})                       ->       ["OK", names]    of the secrets it would be refused without
       rerun({rerun})                              ->       ["OK", receipt]
+      targets({selection, after})                 ->       ["OK", [names, more]]
+      plan({ask, after})                          ->       ["OK", [plan, rows, more]]
       job({job})                                  ->       ["OK", job]
       tasks({job, after, limit, states})          ->       ["OK", [rows, more]]    and jobs, events, players, scores
       explain({job, after, limit, hosts})         ->       ["OK", [rows, more]]
@@ -27,10 +29,11 @@
 An answer holds at most 500 rows and about 256 kB; ``more`` says to ask again after the last row.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorUNIX
 from twisted.spread import pb
@@ -41,12 +44,13 @@ from orchestra.audience.envelope import MAX_BYTES, MAX_ROWS
 from orchestra.audience.seat import Guest, Method, Nothing, Sitter, seat_port
 from orchestra.core.scorebook import Disk
 from orchestra.errors import BadRequest, TooMany
-from orchestra.model import Ask, Braking, Catalogue, Choice, Event, JobView, Receipt, Rerun, State
+from orchestra.model import Ask, Braking, Catalogue, Choice, Event, JobView, Receipt, Rerun, Selection, State
 
 MAX_WATCHERS: Final = 32  # per connection
 MAX_PRIORITY: Final = 1_000_000
 NAMES_PER_ROW: Final = 500
 
+T = TypeVar("T")
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 JobNumber = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Limit = Annotated[int, Meta(ge=1, le=MAX_ROWS)]
@@ -86,6 +90,16 @@ class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Limit = 50
     unfinished: bool = False
     owner: Name | None = None
+
+
+class Targets(Struct, frozen=True, forbid_unknown_fields=True):
+    selection: Selection
+    after: Name = ""
+
+
+class Plans(Struct, frozen=True, forbid_unknown_fields=True):
+    ask: Ask
+    after: Name = ""
 
 
 class Events(Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,11 +197,14 @@ class Perspective:
         self._desk = desk
         self._guest = guest
         self._watches: dict[int, Watch] = {}
+        self._last: tuple[object, Any] = None, None  # what was asked for page by page, and the whole answer
         self._methods: Mapping[str, Method] = {
             "submit": Method(Ask, self._submit),
             "perform": Method(Ask, self._perform),
             "secrets_wanted": Method(Ask, self._secrets_wanted),
             "rerun": Method(Rerun, self._rerun),
+            "targets": Method(Targets, self._targets),
+            "plan": Method(Plans, self._plan),
             "job": Method(OneJob, self._job),
             "tasks": Method(Tasks, self._tasks),
             "explain": Method(Explain, self._explain),
@@ -242,6 +259,23 @@ class Perspective:
         receipt = await self._accepted(ask, watcher)
         self._begin(watcher, lambda listener: self._desk.await_end(receipt.job, listener, new=receipt.created))
         return receipt
+
+    async def _targets(self, of: Targets, _: Watcher) -> object:
+        names = await self._whole(of.selection, of.after, lambda: self._desk.planner.targets(of.selection))
+        return envelope.page((name for name in names if name > of.after), MAX_ROWS)
+
+    async def _plan(self, of: Plans, _: Watcher) -> object:
+        _check_numbers("plan", of.ask.expire, of.ask.priority)
+        known = replace(of.ask, private={})
+        plan, rows = await self._whole(known, of.after, lambda: self._desk.planner.plan(self._guest.asker, of.ask))
+        return plan, *envelope.page((row for row in rows if row.player > of.after), MAX_ROWS)
+
+    async def _whole(self, asked: object, after: str, answer: Callable[[], Awaitable[T]]) -> T:
+        """The whole answer, of which a page is wanted; what has changed since the first page is not looked at."""
+        if not after or self._last[0] != asked:
+            self._last = asked, await answer()
+        found: T = self._last[1]
+        return found
 
     async def _rerun(self, wanted: Rerun, _: Watcher) -> object:
         _check_numbers("rerun", wanted.expire, wanted.priority or 0)

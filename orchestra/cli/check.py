@@ -12,7 +12,7 @@ import pwd
 import socket
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import click
@@ -20,13 +20,16 @@ import click
 from orchestra import settings
 from orchestra.cli.dial import Finding, Findings, dial, note, ok, wrong
 from orchestra.cli.session import CONFIG_DIR, SETTINGS
+from orchestra.core import groups
 from orchestra.errors import EX_CONFIG, OrchestraError, ScoreUserMissing
+from orchestra.player import facts
 from orchestra.player.launch import is_user
 from orchestra.player.repertoire import Repertoire
 from orchestra.security import credentials
 from orchestra.security.credentials import Credentials, Role
 from orchestra.settings import ConductorSettings, Listen, PlayerSettings
 
+MOST_STRANGERS: Final = 5  # hosts in one sentence
 _LISTENS: Final = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
 
 
@@ -54,14 +57,14 @@ def check() -> None:
 @check.command("conductor", context_settings=SETTINGS)
 @_config
 def check_conductor(config_dir: str) -> None:
-    """Settings, players file, certificates, directories, sockets, addresses."""
+    """Settings, players and groups files, certificates, directories, sockets, addresses."""
     _tell(conductor_findings(config_dir))
 
 
 @check.command("player", context_settings=SETTINGS)
 @_config
 def check_player(config_dir: str) -> None:
-    """Settings, certificates, directories, sockets, scores; then every conductor, step by step."""
+    """Settings, certificates, directories, sockets, scores, facts; then every conductor, step by step."""
     _tell(player_findings(config_dir))
 
 
@@ -84,7 +87,7 @@ def conductor_findings(config_dir: str) -> Findings:
         return
     chosen = settings.conductor(config_dir)
     yield ok(f"{chosen.config}/conductor.conf is understood")
-    yield from _players_file(chosen)
+    yield from _players_and_groups(chosen)
     ours = _credentials(chosen, "conductor")
     yield from _about(ours)
     yield from _directory(chosen.state, "state")
@@ -108,20 +111,39 @@ def player_findings(config_dir: str) -> Findings:
     yield from _stage(chosen)
     yield from _score_user(chosen)
     yield from _scores(chosen.scores)
+    yield from _facts(chosen.facts)
     for address in chosen.conductors:
         yield from dial(address, ours if isinstance(ours, Credentials) else None)
 
 
-def _players_file(chosen: ConductorSettings) -> Findings:
+def _players_and_groups(chosen: ConductorSettings) -> Findings:
     try:
         names = settings.players_file(chosen.players, chosen.default_domain)
     except OrchestraError as problem:
         yield wrong(problem.sentence)
-        return
+        names = None
     if names:
         yield ok(f"{chosen.players} lists {_many(len(names), 'player')}")
-    else:
+    elif names is not None:
         yield note(f"{chosen.players} lists nobody: every player will be turned away")
+    yield from _groups_file(chosen, names)
+
+
+def _groups_file(chosen: ConductorSettings, players: Collection[str] | None) -> Findings:
+    try:
+        found = groups.parse(settings.groups_text(chosen.groups), chosen.groups, chosen.default_domain)
+    except OrchestraError as problem:
+        yield wrong(problem.sentence)
+        return
+    if found:
+        yield ok(f"{chosen.groups} names {_many(len(found), 'group')}")
+    strangers = {
+        name: found.members(name, players or ()).difference(players or ()) for name in found if players is not None
+    }
+    for name, hosts in strangers.items():
+        if hosts:
+            some = ", ".join(sorted(hosts)[:MOST_STRANGERS]) + (" …" if len(hosts) > MOST_STRANGERS else "")
+            yield note(f"@{name} has hosts that are no players, so that it cannot be asked for: {some}")
 
 
 def _credentials(chosen: ConductorSettings | PlayerSettings, role: Role) -> Credentials | OrchestraError:
@@ -253,6 +275,12 @@ def _scores(directory: str) -> Findings:
         yield ok(f"scores: {_many(len(catalogue.scores), 'score')} in {directory} may be asked for")
     elif not catalogue.refused:
         yield note(f"scores: {directory} has none, so nothing can be asked for")
+
+
+def _facts(directory: str) -> Findings:
+    found = facts.read(directory, {0, os.geteuid()})
+    yield from map(wrong, found.problems)
+    yield ok(f"facts: {_many(len(found.facts), 'fact')} of this machine, {directory} adds to them")
 
 
 # ---- words

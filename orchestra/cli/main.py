@@ -26,6 +26,7 @@ class Mounted(NamedTuple):
 
 COMMANDS: Final = {
     "submit": Mounted("orchestra.cli.submit:submit", "Ask for a score to be run on hosts; submitjob is this."),
+    "targets": Mounted("orchestra.cli.planning:targets", "Show whom folded names, @groups and --where mean."),
     "status": Mounted("orchestra.cli.status:status", "Everything known of a job, or recent jobs; getstatus is this."),
     "explain": Mounted("orchestra.cli.explain:explain", "Everything that keeps a job's tasks from starting."),
     "wait": Mounted("orchestra.cli.waiting:wait", "Wait until a job has ended."),

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 @as_json
 @reaching
 def players(names: tuple[str, ...], as_json: bool, socket: str | None, config: str) -> int:
-    """List players, or these HOSTs."""
+    """List players, or these HOSTs: hosts, web[01-20], @groups. Of one host, what is known of its machine too."""
 
     async def work(conductor: "Orchestra") -> list[PlayerView]:
-        return [player async for player in conductor.players(tuple(name.lower() for name in names))]
+        return [player async for player in conductor.players(names)]
 
     found = talk(conductor_socket(socket, config), work)
     if as_json:
@@ -44,7 +44,19 @@ def players(names: tuple[str, ...], as_json: bool, socket: str | None, config: s
     else:
         headers = ("PLAYER", "STATUS", "SINCE", "VERSION", "ADDRESS", "SLOTS", "OPEN", "PENDING", "SCORES", "NOTE")
         table(headers, [_player_row(player) for player in found])
+        if names and len(found) == 1:
+            _say_facts(found[0])
     return 0
+
+
+def _say_facts(player: PlayerView) -> None:
+    if player.facts is None:
+        tell("its facts are not known")
+        return
+    say("")
+    table(("FACT", "VALUE"), sorted(player.facts.items()))
+    for problem in player.problems:
+        tell(f"no fact: {safe(problem)}")
 
 
 def _player_row(player: PlayerView) -> Sequence[str]:

@@ -223,8 +223,9 @@ def details(task: TaskView) -> list[str]:
 def job_head(job: JobView) -> list[str]:
     """A job in a few lines."""
     total = sum(job.counts.values())
-    what = f"job {job.job}: {safe(job.score)} on " + ("one host" if job.scope == "one" else f"{total} hosts")
-    if total == 1 and job.scope != "one":
+    hosts = {"one": "one host", "some": f"{total} of its targets"}.get(job.scope, f"{total} hosts")
+    what = f"job {job.job}: {safe(job.score)} on {hosts}"
+    if total == 1 and job.scope == "all":
         what = f"job {job.job}: {safe(job.score)} on 1 host"
     if job.dry_run:
         what += ", a dry run"

@@ -4,12 +4,13 @@ from typing import Any
 
 import click
 
+from orchestra.cli.inputs import read
 from orchestra.cli.printing import print_json, say
 from orchestra.cli.rollout import not_before, rolling_of, rolling_options
 from orchestra.cli.secrets import rerun_with_secrets
 from orchestra.cli.session import JOB, SETTINGS, Whole, as_json, conductor_socket, reaching
 from orchestra.cli.status import chosen
-from orchestra.cli.submit import expiry, params_in, read, tell_accepted
+from orchestra.cli.submit import expiry, params_in, tell_accepted
 from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
 from orchestra.model import Rerun, State

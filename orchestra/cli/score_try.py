@@ -20,10 +20,11 @@ from typing import Any, Final
 import click
 import msgspec
 
+from orchestra.cli.inputs import read
 from orchestra.cli.printing import INDENT, json_task, outcome, print_json, safe, safe_lines, say, tell
 from orchestra.cli.score_check import owned_by, trusted, uid_of
 from orchestra.cli.session import SETTINGS, as_json
-from orchestra.cli.submit import pairs, params_in, read
+from orchestra.cli.submit import pairs, params_in
 from orchestra.cli.waiting import exit_status
 from orchestra.errors import StageNotStarted, UnfitScore, UsageError
 from orchestra.model import Stream, TaskView, Told

@@ -2,14 +2,16 @@
 
 import json
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from orchestra import config as conf
 from orchestra import parameters
+from orchestra.cli.inputs import read
+from orchestra.cli.naming import Naming, naming_of, naming_options, scope_of, targets_from, targets_in
+from orchestra.cli.planning import plan
 from orchestra.cli.printing import many, print_json, safe, say, tell
 from orchestra.cli.rollout import not_before, rolling_of, rolling_options
 from orchestra.cli.secrets import with_secrets
@@ -18,8 +20,6 @@ from orchestra.cli.waiting import Outlook, seconds
 from orchestra.errors import UsageError
 from orchestra.model import Ask, Receipt, Rolling, Scope
 from orchestra.parameters.declared import text_of
-
-MAX_INPUT: Final = 16 << 20
 
 
 class Words(NamedTuple):
@@ -93,39 +93,6 @@ def _each_once(items: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def targets_in(text: str) -> tuple[str, ...]:
-    """Host names in a file, separated by blanks or line ends; ``#`` begins a comment."""
-    return tuple(word for line in text.splitlines() for word in line.partition("#")[0].split())
-
-
-def read(name: str, option: str) -> str:
-    """The text of a file, or of stdin for ``-``."""
-    try:
-        if name == "-":
-            raw = sys.stdin.buffer.read(MAX_INPUT + 1)
-        else:
-            with open(name, "rb") as file:
-                raw = file.read(MAX_INPUT + 1)
-    except OSError as problem:
-        raise UsageError(problem=f"{option}: {name} cannot be read: {problem.strerror}") from None
-    if len(raw) > MAX_INPUT:
-        raise UsageError(problem=f"{option}: {name} is larger than 16 MiB")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise UsageError(problem=f"{option}: {name} is not UTF-8 text") from None
-
-
-def scope_of(targets: Sequence[str], all_of: bool, one_of: bool) -> Scope:
-    """All or one; for more than one target it must be said which."""
-    if all_of and one_of:
-        raise UsageError(problem="--all and --one exclude each other")
-    different = len({target.lower().removesuffix(".") for target in targets})
-    if different > 1 and not (all_of or one_of):
-        raise UsageError(problem=f"{different} targets: say --all to run it on every one, or --one for any one of them")
-    return Scope.ONE if one_of else Scope.ALL
-
-
 def expiry(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """The option ``--expire`` in seconds; 0 is never."""
     if value is None:
@@ -153,6 +120,9 @@ class Request(NamedTuple):
     not_before: float | None = None
     rolling: Rolling | None = None
     pin: bool = False
+    some: int | None = None
+    naming: Naming = Naming()
+    expect: str = ""
 
 
 def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -> Ask:
@@ -169,10 +139,16 @@ def ask_of(words: Sequence[str], request: Request, command: str = "submitjob") -
         raise UsageError(problem=f"no target: name at least one host after '{said.score}'")
     if wrong := parameters.problem(more | said.params):
         raise UsageError(problem=wrong)
+    scopes = {Scope.ALL: request.all_of, Scope.ONE: request.one_of, Scope.SOME: request.some is not None}
     return Ask(
         score=said.score,
         targets=targets,
-        scope=scope_of(targets, request.all_of, request.one_of),
+        scope=scope_of(targets, scopes, request.naming),
+        count=request.some or 1,
+        exclude=request.naming.exclude,
+        where=request.naming.where,
+        limit=request.naming.limit,
+        expect=request.expect,
         params=said.params,
         private=more,
         dry_run=request.dry_run,
@@ -202,7 +178,9 @@ def tell_accepted(receipt: Receipt) -> None:
 @click.argument("words", nargs=-1, metavar="SCORE TARGET… [KEY=VALUE…]")
 @click.option("--all", "all_of", is_flag=True, help="Run it on all of the targets.")
 @click.option("--one", "one_of", is_flag=True, help="Run it on one of the targets, whichever is there.")
-@click.option("--targets-from", metavar="FILE|-", help="More targets, from a file or stdin.")
+@click.option("--some", type=Whole(1), metavar="N", help="Run it on N of the targets, each another one.")
+@targets_from
+@naming_options
 @click.option(
     "--params",
     "params_from",
@@ -218,6 +196,8 @@ def tell_accepted(receipt: Receipt) -> None:
 @click.option("--priority", type=Whole(-1_000_000, 1_000_000), default=0, help="Higher goes first. [0]")
 @click.option("--pin", is_flag=True, help="Only if all targets have one and the same version, and only that.")
 @click.option("--dry-run", is_flag=True, help="Only have it said what would be done; for scores that know how.")
+@click.option("--plan", "as_plan", is_flag=True, help="Ask for nothing; show who would run it, who not, and why.")
+@click.option("--expect", default="", metavar="TOKEN", help="Only if it is what --plan has shown with this token.")
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and print the hosts' answers as they come.")
 @click.option("--timeout", callback=seconds, metavar="TIME", help="With --wait: give up waiting; the job goes on.")
 @as_json
@@ -227,6 +207,7 @@ def submit(
     ctx: click.Context,
     /,
     words: tuple[str, ...],
+    as_plan: bool,
     wait: bool,
     timeout: float | None,
     as_json: bool,
@@ -236,11 +217,17 @@ def submit(
 ) -> int:
     """Ask for SCORE to be run on the TARGETs, with parameters, and print the id of the job.
 
-    Whatever has a '=' is a parameter. More than one target needs --all or --one. A secret parameter is asked for at
-    the terminal, or taken from --params; on a command line others could read it.
+    Whatever has a '=' is a parameter. A TARGET is a host, several as web[01-20], or a group as @web; @all is every
+    player. 'a,b' is both, 'a!b' is a without b, 'a&b' what is in both. More than one host needs --all, --one or --some.
+    'orchestra targets' shows who is meant; who that is, is found out once, when the job is accepted.
+
+    A secret parameter is asked for at the terminal, or taken from --params; on a command line others could read it.
 
     With --pin the version that all targets have now, score and NAME.conf, is the only one that may run: a host on
     which it was changed meanwhile refuses. Without, targets that have different ones are a warning.
+
+    --plan shows who would run it, who would not and why, and a token. With --expect and that token it is refused if the
+    targets, the score on them or the request are not what they were then.
 
     With --batch or --canary it goes over the targets in waves, by name; a wave begins when the one before has ended,
     and the first failure that is not allowed for stops it. With --not-before, --expire counts from then.
@@ -248,11 +235,13 @@ def submit(
     Exit status: 0 accepted, or with --wait all ok; with --wait otherwise 11 something is lost, 10 failed or killed,
     12 never ran; 13 gave up waiting. 64 usage, 69 no conductor, 70 a bug of ours, 75 try again, 77 denied.
     """
-    rolling = rolling_of(options)
-    ask = ask_of(words, Request(rolling=rolling, **options), ctx.command_path)
+    rolling, naming = rolling_of(options), naming_of(options)
+    ask = ask_of(words, Request(rolling=rolling, naming=naming, **options), ctx.command_path)
     if timeout is not None and not wait:
         raise UsageError(problem="--timeout goes with --wait")
     path = conductor_socket(socket, config)
+    if as_plan:
+        return with_secrets(path, ask, lambda ask: plan(path, ask, as_json))
     if wait:
         return with_secrets(path, ask, lambda ask: Outlook(as_json, timeout).perform(path, ask, tell_accepted))
     receipt = with_secrets(path, ask, lambda ask: talk(path, lambda conductor: conductor.submit(ask)))

@@ -140,7 +140,7 @@ class Outlook:
         async def session(conductor: "Orchestra", answers: Answers, bar: Bar) -> JobView:
             def known(receipt: Receipt) -> None:
                 self.job = answers.job = receipt.job
-                bar.total(1 if ask.scope == "one" else receipt.targets)
+                bar.total(ask.count if ask.scope in ("one", "some") else receipt.targets)
                 accepted(receipt)
 
             return await conductor.perform(ask, known, answers.progress, self._timeout)

@@ -27,14 +27,15 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.explaining import Explainer
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.managing import Manager, beginning, waves_of
+from orchestra.conductor.planning import Planner, Weighed
 from orchestra.conductor.reasons import UNFINISHED, Reasons, in_words
 from orchestra.conductor.shelf import Shelf
+from orchestra.conductor.targeting import Targeting, scope_of, wording
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.conductor.vetting import Vetted, vetted, wanted
-from orchestra.core import drift
+from orchestra.core import drift, plan
 from orchestra.core.blockers import Standstill
 from orchestra.core.scorebook import Disk, ScoreView
-from orchestra.core.targets import complete, resolve
 from orchestra.errors import BackupFailed, BadRequest, Denied, OrchestraError, OwnerOnly, ScoreNotRun, UnknownScore
 from orchestra.model import (
     Ask,
@@ -94,13 +95,14 @@ class FrontDesk:
         self._feed = feed
         self._now = now
         self._started_at = started_at
-        self._default_domain = default_domain
         self._default_expire = default_expire
         self._group = audience_group
         self._gid = gid
         self._reload = reload
         self._upkeep = upkeep
         self._troubles = troubles
+        self.targeting = Targeting(dispatch, reader, default_domain)
+        self.planner = Planner(dispatch, reader, self.targeting, self._reasons, self.weigh, now)
         self.manager = Manager(dispatch, reader, feed, self.submit, upkeep)
 
     # ---- who may
@@ -117,18 +119,13 @@ class FrontDesk:
 
     async def submit(self, asker: Asker, ask: Ask) -> Receipt:
         """Check the request, save it, and say which of its targets will not start at once."""
-        players, scores = self._targets(ask)
-        told = {players[player]: entry for player, entry in scores.items()}
-        fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score))
-        agreed = drift.agreed(
-            ask, players, scores, lambda player: self._dispatch.repertoires.refusal(player, ask.score)
-        )
-        entries = [entry for entry in scores.values() if entry]
-        # waves go by name; otherwise the order says nothing
-        order = tuple(players) if ask.rolling is not None else tuple(sorted(players))
-        new = replace(self._new_job(asker, ask, order, entries, fit), digest=agreed.digest)
-        if agreed.refusal is not None:
-            return await self._made_before(new, agreed.refusal)
+        weighed = await self.weigh(asker, ask)
+        if weighed.unfit is not None and ask.private:
+            raise weighed.unfit  # which of it was secret is not known, so neither is whether this was asked before
+        new, players = weighed.new, weighed.players
+        changed = plan.check(ask.expect, weighed.token) if ask.expect else None
+        if refusal := weighed.unfit or weighed.refusal or changed:
+            return await self._made_before(new, refusal)
         waits = await self._waits(new, {player: players[player] for player in gates.at_once(new, self._now())})
         submitted = await self._dispatch.submit(new)
         return Receipt(
@@ -137,8 +134,29 @@ class FrontDesk:
             targets=len(players),
             waits=tuple(waits[:MOST_WAITS]),
             waiting=len(waits),
-            warnings=agreed.warnings + fit.warnings,
+            warnings=weighed.warnings,
         )
+
+    async def weigh(self, asker: Asker, ask: Ask) -> Weighed:
+        """What a request comes to; nothing is done yet."""
+        players, scores = await self._targets(ask)
+        unfit: OrchestraError | None = None
+        fit = Vetted(ask.params, {})
+        try:
+            self._check(ask.score, players, scores)
+            told = {players[player]: entry for player, entry in scores.items()}
+            unseen = len(players) - len(scores)
+            fit = vetted(ask, told, self._dispatch.repertoires.elsewhere(ask.score), unseen)
+        except OrchestraError as problem:
+            unfit = problem
+        agreed = drift.agreed(
+            ask, players, scores, lambda player: self._dispatch.repertoires.refusal(player, ask.score)
+        )
+        entries = [entry for entry in scores.values() if entry]
+        # waves go by name; otherwise the order says nothing
+        order = tuple(players) if ask.rolling is not None else tuple(sorted(players))
+        new = replace(self._new_job(asker, ask, order, entries, fit), digest=agreed.digest)
+        return Weighed(new, players, scores, fit, unfit, agreed.refusal, agreed.warnings + fit.warnings)
 
     async def _made_before(self, new: NewJob, refusal: OrchestraError) -> Receipt:
         """The job that this request has made when it was not refused yet: its key still stands for that."""
@@ -151,28 +169,27 @@ class FrontDesk:
 
     async def secrets_wanted(self, ask: Ask) -> tuple[str, ...]:
         """The secret parameters that a request would be refused without."""
-        scores = self._targets(ask)[1]
+        players, scores = await self._targets(ask)
+        self._check(ask.score, players, scores)
         return wanted(ask, [entry for entry in scores.values() if entry])
 
-    def _targets(self, ask: Ask) -> tuple[dict[int, str], dict[int, ScoreEntry | None]]:
-        """The players a request is for, and the score of each."""
-        names = resolve(ask.targets, self._dispatch.ids, self._default_domain)
+    async def _targets(self, ask: Ask) -> tuple[dict[int, str], dict[int, ScoreEntry | None]]:
+        """The players a request is for, and the score on each of them whose disk is known."""
+        names = await self.targeting.select(ask.selection)
         problem = parameters.problem(ask.params | ask.private)
         if problem:
             raise BadRequest(problem=problem)
         players = {self._dispatch.ids[name]: name for name in names}
-        return players, self._scores(ask.score, players)
-
-    def _scores(self, score: str, players: dict[int, str]) -> dict[int, ScoreEntry | None]:
-        """The score on each target whose disk is known; an error if they are all known and none has it."""
         book = self._dispatch.repertoires
-        scores = {player: book.entry(player, score) for player in players if book.seen(player)}
+        return players, {player: book.entry(player, ask.score) for player in players if book.seen(player)}
+
+    def _check(self, score: str, players: Mapping[int, str], scores: Mapping[int, ScoreEntry | None]) -> None:
+        """An error if all of the targets' disks are known and none has the score."""
         if len(scores) == len(players) and not any(scores.values()):
             for player, name in players.items():
-                if reason := book.refusal(player, score):
+                if reason := self._dispatch.repertoires.refusal(player, score):
                     raise ScoreNotRun(score=score[:80], player=name, reason=reason)
             raise UnknownScore(score=score[:80])
-        return scores
 
     def _new_job(
         self, asker: Asker, ask: Ask, players: tuple[int, ...], scores: list[ScoreEntry], fit: Vetted
@@ -184,7 +201,7 @@ class FrontDesk:
             request_key=ask.request_key,
             score=ask.score,
             params=fit.params,
-            scope=ask.scope,
+            scope=scope_of(ask, len(players)),
             players=players,
             idempotent=bool(scores) and all(entry.idempotent for entry in scores),
             max_attempts=min((entry.max_attempts for entry in scores), default=1),
@@ -196,6 +213,8 @@ class FrontDesk:
             not_before=begins,
             waves=waves_of(ask, len(players)),
             rerun_of=ask.rerun_of,
+            count=ask.count,
+            wording=wording(ask.selection),
         )
 
     def _expires_at(self, seconds: float | None, begins: int) -> int | None:
@@ -209,13 +228,13 @@ class FrontDesk:
         return now + int(seconds * 1000)
 
     async def _waits(self, new: NewJob, players: Mapping[int, str]) -> list[Wait]:
-        """Who will not start at once, and why. Of a one-of job, nobody waits while one of them can start."""
+        """Who will not start at once, and why. Of a job for some, nobody waits while enough can start."""
         away = [
             player
             for player, name in players.items()
             if player not in self._dispatch.doors or self._dispatch.brake.of(name, new.score)
         ]
-        if not away or (new.scope is Scope.ONE and len(away) < len(players)):
+        if not away or (new.scope is not Scope.ALL and len(players) - len(away) >= new.count):
             return []
         names = [players[player] for player in away]
         rows = await self._reader.read(
@@ -270,12 +289,9 @@ class FrontDesk:
 
     async def players(self, after: str = "", limit: int = 500, names: Sequence[str] = ()) -> list[PlayerView]:
         """Players by name, with what only the connection knows."""
-        wanted = [complete(name, self._default_domain) for name in names]
-        rows = await self._reader.read(lambda cursor: statements.player_rows(cursor, after, limit, wanted))
-        if wanted and not after and len(rows) < limit:
-            # of those that are removed only the rows are left
-            resolve(wanted, {*self._dispatch.ids, *(row.view.name for row in rows)})
-        return [self._view(row) for row in rows]
+        rows = await self.targeting.rows(names, after, limit)
+        views = [self._view(row) for row in rows]
+        return await self.targeting.with_facts(views) if names else views
 
     def _view(self, row: PlayerRow) -> PlayerView:
         session = self._dispatch.scheduler.sessions.get(row.player)
@@ -297,7 +313,7 @@ class FrontDesk:
 
     async def catalogues(self, names: Sequence[str] = ()) -> list[tuple[Catalogue, tuple[str, ...]]]:
         """Every catalogue in use, with the names of the players that have it."""
-        wanted = set(resolve(names, self._dispatch.ids, self._default_domain)) if names else self._dispatch.ids.keys()
+        wanted = set(self.targeting.hosts(names)) if names else self._dispatch.ids.keys()
         called = {player: name for name, player in self._dispatch.ids.items()}
         found = await self._reader.read(statements.catalogues_in_use)
         rows = [(cat, tuple(sorted(called[p] for p in ids if called.get(p) in wanted))) for cat, ids in found]
@@ -312,7 +328,7 @@ class FrontDesk:
         return await self._shelf.disks(self._named(hosts))
 
     def _named(self, hosts: Sequence[str]) -> tuple[str, ...] | None:
-        return resolve(hosts, self._dispatch.ids, self._default_domain) if hosts else None
+        return self.targeting.hosts(hosts) if hosts else None
 
     async def about(self) -> About:
         """The conductor in a few numbers."""
@@ -341,9 +357,7 @@ class FrontDesk:
 
     async def cancel(self, asker: Asker, job: int, names: Sequence[str] = ()) -> Cancelling:
         """Cancel a job, or its tasks on some hosts."""
-        players = None
-        if names:
-            players = [self._dispatch.ids[n] for n in resolve(names, self._dispatch.ids, self._default_domain)]
+        players = self.targeting.ids(names) if names else None
         steps = await self._dispatch.cancel(job, players, asker.name)
         return Cancelling(
             job=job,
@@ -370,9 +384,7 @@ class FrontDesk:
         said = choice.score is not None or choice.owner is not None or bool(choice.hosts)
         if said == choice.everything:
             raise BadRequest(problem="say which jobs: by score, owner or hosts, or else everything, and not both")
-        if not choice.hosts:
-            return None
-        return [self._dispatch.ids[n] for n in resolve(choice.hosts, self._dispatch.ids, self._default_domain)]
+        return self.targeting.ids(choice.hosts) if choice.hosts else None
 
     # ---- the brake
 
@@ -380,7 +392,7 @@ class FrontDesk:
         """Hand out nothing of these until they are released."""
         if not reason.strip() or not reason.isprintable() or len(reason) > LONGEST_REASON:
             raise BadRequest(problem=f"a hold needs a reason: one line of at most {LONGEST_REASON} characters")
-        hosts = resolve(braking.hosts, self._dispatch.ids, self._default_domain) if braking.hosts else ()
+        hosts = self.targeting.hosts(braking.hosts) if braking.hosts else ()
         marks = replace(braking, hosts=hosts).marks
         done = await self._dispatch.hold(marks, reason.strip(), asker)
         unknown = [name for kind, name in marks if kind is Held.SCORE and not self._dispatch.repertoires.anywhere(name)]
@@ -393,8 +405,7 @@ class FrontDesk:
         """Lift these holds, or all."""
         marks = None
         if braking is not None:
-            hosts = tuple(complete(host, self._default_domain) for host in braking.hosts)
-            marks = replace(braking, hosts=hosts).marks
+            marks = replace(braking, hosts=self.targeting.named(braking.hosts)).marks
         done = await self._dispatch.release(marks, asker)
         return Released(lifted=done.lifted, left=done.left)
 
@@ -406,7 +417,7 @@ class FrontDesk:
         """Accept a player's retired journals again."""
         if asker.uid not in (0, os.geteuid()):
             raise OwnerOnly(who=asker.name, daemon="conductor")
-        [full] = resolve([name], self._dispatch.ids, self._default_domain)
+        [full] = self.targeting.hosts([name])
         return await self._dispatch.forgive(full, asker.name)
 
     async def backup(self, asker: Asker, file: str) -> BackedUp:

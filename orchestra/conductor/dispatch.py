@@ -36,6 +36,7 @@ from orchestra.model import (
     Asker,
     Catalogue,
     Choice,
+    Facts,
     Hello,
     Hold,
     JobView,
@@ -199,7 +200,7 @@ class Dispatch:
         if self.trouble:
             raise DiskNearlyFull(problem=self.trouble)
         now = self._now()
-        wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score)
+        wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score, new.count)
         return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
 
     async def _claiming(
@@ -368,17 +369,21 @@ class Dispatch:
         session.locks = self.repertoires.locks(catalogue.digest)
 
     async def announce(self, door: Door, announce: Announce) -> None:
-        """A player's scores, new or changed."""
+        """A player's scores, or what is known of its machine, new or changed."""
         session = door.session
-        if session is None or announce.catalogue is None:
+        if session is None:
             return
-        # made here, not believed: a player could otherwise say what is on the disks of others
-        catalogue = Catalogue.of(announce.catalogue.scores, announce.catalogue.refused)
-        now = self._now()
-        await self._writer.write(lambda cursor: statements.announce(cursor, session.player, catalogue, now))
-        self._has_catalogue(session, catalogue)
-        self._ready(session)
-        self.claim_for([session])
+        # made here, not believed: a player could otherwise say what others have
+        if announce.facts is not None:
+            facts = Facts.of(announce.facts.facts, announce.facts.problems)
+            await self._writer.write(lambda cursor: statements.announce_facts(cursor, session.player, facts))
+        if announce.catalogue is not None:
+            catalogue = Catalogue.of(announce.catalogue.scores, announce.catalogue.refused)
+            now = self._now()
+            await self._writer.write(lambda cursor: statements.announce(cursor, session.player, catalogue, now))
+            self._has_catalogue(session, catalogue)
+            self._ready(session)
+            self.claim_for([session])
 
     def left(self, door: Door) -> None:
         """A connection is gone. Nothing is requeued; the store learns when the player was last seen."""

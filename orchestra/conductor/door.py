@@ -23,18 +23,6 @@ from orchestra.wire import commands
 from orchestra.wire.peer import CLOSED, Peer, Word
 from orchestra.wire.tls import over_tls
 
-_WORDS: Final = {
-    command.name: (command, method)
-    for command, method in (
-        (commands.HELLO, "_hello"),
-        (commands.ANNOUNCE, "_announce"),
-        (commands.REPORT, "_report"),
-        (commands.OUTPUT, "_output"),
-        (commands.PROGRESS, "_progress"),
-        (commands.BEAT, "_beat"),
-    )
-}
-"""What a player may say, by its name on the wire, and the door's method that hears it."""
 NOT_LISTED: Final = "is not in the conductor's players file"
 
 
@@ -158,8 +146,8 @@ class Door(Peer):
 
     def word(self, name: bytes) -> Word | None:
         """Looked up in one table for all doors: one of its own would be a kilobyte for each."""
-        command, method = _WORDS.get(name, (None, ""))
-        return None if command is None else Word(command, getattr(self, method))
+        command, handler = _WORDS.get(name, (None, ""))
+        return Word(command, getattr(self, handler)) if command else None
 
     async def _hello(self, hello: Hello) -> None:
         if self.hanging_up:
@@ -195,6 +183,19 @@ class Door(Peer):
         if self.session is None and not self.hanging_up:
             self.abort()
         return self.session is not None
+
+
+_WORDS: Final[dict[bytes, tuple[commands.Command, str]]] = {
+    command.name: (command, handler)
+    for command, handler in (
+        (commands.HELLO, "_hello"),
+        (commands.ANNOUNCE, "_announce"),
+        (commands.REPORT, "_report"),
+        (commands.OUTPUT, "_output"),
+        (commands.PROGRESS, "_progress"),
+        (commands.BEAT, "_beat"),
+    )
+}
 
 
 class Porch(Factory):

@@ -65,7 +65,7 @@ class Manager:
             counts = ", ".join(f"{many} {state}" for state, many in found.view.counts.items())
             only = " or ".join(state.label for state in wanted.only)
             raise NothingToRerun(job=wanted.job, only=only, counts=counts)
-        receipt = await self._submit(asker, once_more(found.view, here, wanted))
+        receipt = await self._submit(asker, once_more(found.view, here, wanted, found.count))
         gone = tuple(
             f"{name} was removed from the players file, and is left out" for name in found.names if name not in here
         )
@@ -99,7 +99,7 @@ class Manager:
         return self._upkeep
 
 
-def once_more(job: JobView, names: tuple[str, ...], wanted: Rerun) -> Ask:
+def once_more(job: JobView, names: tuple[str, ...], wanted: Rerun, count: int = 1) -> Ask:
     """The request that ``job`` was, for these hosts, with what is wanted otherwise."""
     if strange := sorted(wanted.secrets.keys() - set(job.secrets)):
         raise BadRequest(problem=f"'{strange[0][:80]}' is no secret of job {job.job}, and a rerun changes nothing else")
@@ -109,6 +109,7 @@ def once_more(job: JobView, names: tuple[str, ...], wanted: Rerun) -> Ask:
         score=job.score,
         targets=names,
         scope=Scope(job.scope),
+        count=count,
         params=job.params,
         private=wanted.secrets,
         dry_run=job.dry_run,
@@ -144,7 +145,7 @@ def waves_of(ask: Ask, targets: int) -> Waves | None:
     """The waves that are asked for, if any."""
     if ask.rolling is None:
         return None
-    if ask.scope is not Scope.ALL:
+    if ask.scope not in (None, Scope.ALL):
         raise BadRequest(
             problem="only a job for all of its targets rolls: a batch, canaries and the like go with 'all'"
         )

@@ -9,7 +9,7 @@ from orchestra.conductor.dispatch import Dispatch
 from orchestra.core import explain
 from orchestra.core.explain import Presence
 from orchestra.core.scheduler import Session
-from orchestra.model import Hold, JobView, NewJob, State, TaskView
+from orchestra.model import Hold, JobView, NewJob, Scope, State, TaskView
 from orchestra.store.values import PlayerRow
 
 UNFINISHED: Final = (State.PENDING.label, State.DISPATCHED.label, State.HELD.label)
@@ -25,6 +25,12 @@ class Reasons:
         """Why a new job will not start at once on this player."""
         return explain.why_waiting(self._presence(player, name, new.score, seen), new.score, new.expires_at)
 
+    def now(self, player: int, name: str, seen: int | None, score: str) -> str:
+        """Why a player would not be given a run of this score now, or ""."""
+        if self._dispatch.trouble:
+            return f"nothing is handed out, {self._dispatch.trouble}"
+        return explain.blocker(self._presence(player, name, score, seen), score)
+
     def told(self, task: TaskView, job: JobView, rows: Mapping[str, PlayerRow]) -> TaskView:
         """A task with its reason, while it has no outcome. ``rows``: what the store knows of players, by name."""
         if task.state not in UNFINISHED:
@@ -37,7 +43,7 @@ class Reasons:
         if row is None:
             there, brake = len(self._dispatch.doors), self._dispatch.brake
             hold = in_words(brake.of_score(job.score))
-            why = explain.why_waiting_for_one(there, job.expires_at, hold, brake.some_hosts)
+            why = explain.why_waiting_for_one(there, job.expires_at, hold, brake.some_hosts, job.scope == Scope.SOME)
             return replace(task, why=why)
         presence = self._presence(row.player, row.view.name, job.score, row.view.since)
         if task.state == State.PENDING.label:

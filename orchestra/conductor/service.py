@@ -20,6 +20,7 @@ from orchestra import __version__, settings
 from orchestra.audience.desk import Reloaded
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.door import Limits, Porch
+from orchestra.conductor.targeting import Targeting, load_groups
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.errors import EX_SOFTWARE, FileProblem, OrchestraError, TooManyRemoved
 from orchestra.security import credentials as security
@@ -125,8 +126,8 @@ class Conductor(Service):
         now: Callable[[], int],
         fail: Callable[[int], object],
     ) -> None:
-        """``fail`` stops the daemon with an exit status. The audience's seat is added once there is a desk, and the
-        upkeep of a store that is on a disk."""
+        """``fail`` stops the daemon with an exit status. The audience's seat and the groups are added once there is a
+        desk, and the upkeep of a store that is on a disk."""
         self._reactor = reactor
         self._read_settings = read_settings
         self._settings = read_settings()
@@ -139,6 +140,7 @@ class Conductor(Service):
         self.seat: Service | None = None
         self.ready: Callable[[], object] = lambda: None
         self.upkeep: Upkeep | None = None
+        self.targeting: Targeting | None = None
         self._reloading = DeferredLock()
         self._warned_at: float | None = None
         self._ports: list[IListeningPort] = []
@@ -281,7 +283,7 @@ class Conductor(Service):
     # ---- reload
 
     async def reload(self, accept_removals: int = 0) -> Reloaded:
-        """Read players, certificates and CRL again; what cannot be used is refused and the old one stays."""
+        """Read players, groups, certificates and CRL again; what cannot be used is refused and the old one stays."""
         async with self._reloading:
             return await self._reload(accept_removals)
 
@@ -292,7 +294,7 @@ class Conductor(Service):
             chosen = self._read_settings()
         except OrchestraError as problem:
             return self._said([], [problem.sentence])
-        restart = settings.differing(self._settings, chosen, {"players", *LIVE, *_files(chosen)})
+        restart = settings.differing(self._settings, chosen, {"players", "groups", *LIVE, *_files(chosen)})
         if restart:
             refused.append(settings.needs_restart(restart, "conductor"))
         changed += self._take_over(chosen)
@@ -302,10 +304,19 @@ class Conductor(Service):
         except OrchestraError as problem:
             refused.append(problem.sentence)
         try:
+            changed += self._reload_groups(chosen)
+        except OrchestraError as problem:
+            refused.append(problem.sentence)
+        try:
             changed += self._reload_credentials(chosen)
         except OrchestraError as problem:
             refused.append(problem.sentence)
         return self._said(changed, refused)
+
+    def _reload_groups(self, chosen: ConductorSettings) -> list[str]:
+        if self.targeting is None:
+            return []
+        return self.targeting.take_over(load_groups(chosen._replace(default_domain=self._settings.default_domain)))
 
     def _take_over(self, chosen: ConductorSettings) -> list[str]:
         fresh = {key: getattr(chosen, key) for key in LIVE if getattr(chosen, key) != getattr(self._settings, key)}

@@ -24,6 +24,7 @@ from orchestra.conductor.desk import FrontDesk
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.feed import Feed
 from orchestra.conductor.service import Conductor, Roster, Store, load_credentials, whole
+from orchestra.conductor.targeting import load_groups
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.errors import EX_SOFTWARE, OrchestraError, StoreFailed
 from orchestra.hangup import Hangup
@@ -54,6 +55,7 @@ def makeService(options: ConductorOptions) -> IService:
 def _make(reactor: Any, options: ConductorOptions) -> IService:
     chosen: settings.ConductorSettings = options.read()
     names = settings.players_file(chosen.players, chosen.default_domain)
+    groups = load_groups(chosen)
     tls = ServerCredentials(load_credentials(chosen), chosen.key_exchange)
     now = StoreClock(_wall, _boot_clock)
     gid = _group(options, chosen)
@@ -98,6 +100,9 @@ def _make(reactor: Any, options: ConductorOptions) -> IService:
         upkeep=upkeep,
         troubles=lambda: tuple(filter(None, (upkeep.trouble, roster.refused))),
     )
+
+    desk.targeting.groups = groups
+    conductor.targeting = desk.targeting
 
     # here, where what is wrong is still told to whoever starts us; with --uid only later, as the user it will be
     as_another_user = bool(options.parent is not None and options.parent.get("uid"))

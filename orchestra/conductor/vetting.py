@@ -24,10 +24,13 @@ class Vetted(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def vetted(ask: Ask, scores: Mapping[str, ScoreEntry | None], elsewhere: Iterable[ScoreEntry]) -> Vetted:
-    """What ``ask`` comes to, given the score of every target that is known, and those of ``elsewhere``.
+def vetted(
+    ask: Ask, scores: Mapping[str, ScoreEntry | None], elsewhere: Iterable[ScoreEntry], unseen: int = 0
+) -> Vetted:
+    """What ``ask`` comes to, given the score of every target that is known, and those of ``elsewhere``; ``unseen``: how
+    many targets are not.
 
-    All of the targets have to take it; of a one-of job it is enough that one does.
+    All of the targets have to take it; of a job for one or some it is enough that so many do.
     """
     known = _distinct(scores.values())
     if not (ask.private or ask.dry_run or any(entry.params for entry in known)):
@@ -38,7 +41,11 @@ def vetted(ask: Ask, scores: Mapping[str, ScoreEntry | None], elsewhere: Iterabl
     result, missing = _told_apart(ask, telling), wanted(ask, telling)
     refused = {id(entry): why for entry in known if (why := _refusal(entry, ask, result, missing))}
     hosts = _by_reason(scores, refused)
-    enough = ask.scope is Scope.ONE and len(refused) < len(known)
+    refusing = sum(map(len, hosts.values()))
+    enough = {
+        Scope.ONE: len(refused) < len(known),
+        Scope.SOME: len(scores) + unseen - refusing >= ask.count,
+    }.get(ask.scope or Scope.ALL, False)
     if hosts and not enough:
         everybody = len(refused) == len(known) and len(hosts) == 1
         raise Unfit(problem="; ".join(why if everybody else f"{_named(names)}: {why}" for why, names in hosts.items()))
@@ -46,6 +53,15 @@ def vetted(ask: Ask, scores: Mapping[str, ScoreEntry | None], elsewhere: Iterabl
         raise SecretsWanted(names=" and ".join(f"'{name}'" for name in missing))
     warnings = tuple(f"{_named(names)} will refuse: {why}" for why, names in hosts.items())
     return Vetted(result.params, result.secrets, warnings)
+
+
+def misfits(ask: Ask, scores: Mapping[str, ScoreEntry | None]) -> dict[str, str]:
+    """Who would refuse the request for its parameters, and why; secrets that are still to be asked for are no
+    reason."""
+    known = _distinct(scores.values())
+    result, missing = _told_apart(ask, known), wanted(ask, known)
+    refused = {id(entry): why for entry in known if (why := _refusal(entry, ask, result, missing))}
+    return {name: refused[id(entry)] for name, entry in scores.items() if entry is not None and id(entry) in refused}
 
 
 def wanted(ask: Ask, entries: Iterable[ScoreEntry]) -> tuple[str, ...]:

@@ -67,10 +67,11 @@ def _gate(job: JobView, task: TaskView) -> str:
 
 def why_waiting(player: Presence, score: str, expires_at: int | None) -> str:
     """What a pending task of ``player`` waits for."""
-    return f"waits: {_blocker(player, score)}, {until(expires_at)}"
+    return f"waits: {blocker(player, score) or 'about to be handed over'}, {until(expires_at)}"
 
 
-def _blocker(player: Presence, score: str) -> str:
+def blocker(player: Presence, score: str) -> str:
+    """The first thing that keeps a score from ``player``, or ""."""
     if player.removed:
         return f"{player.name} was removed from the players file"
     away = "" if player.online else _away(player.since)
@@ -84,17 +85,21 @@ def _blocker(player: Presence, score: str) -> str:
         return f"{player.name} has as many runs as it takes"
     if player.limit_of_score and player.open_of_score >= player.limit_of_score:
         return f"{player.open_of_score} runs of {score} are ahead of it on {player.name}"
-    return "about to be handed over"
+    return ""
 
 
 def _away(since: int | None) -> str:
     return "never seen yet" if since is None else f"offline since {moment(since)}"
 
 
-def why_waiting_for_one(online: int, expires_at: int | None, hold: str = "", some_held: bool = False) -> str:
-    """What a one-of task waits for that nobody was given yet; ``online``: players that are connected at all, ``hold``:
-    why it may go to none of them, ``some_held``: some of them are given nothing."""
+def why_waiting_for_one(
+    online: int, expires_at: int | None, hold: str = "", some_held: bool = False, others: bool = False
+) -> str:
+    """What a task of one or some waits for that nobody was given yet; ``online``: players that are connected at all,
+    ``hold``: why it may go to none of them, ``some_held``: some of them are given nothing; ``others``: the job has
+    other tasks, each of which takes a candidate."""
     wanted = "online, not held," if some_held else "online"
+    wanted = f"{wanted}{'' if some_held else ','} has no other task of this job" if others else wanted
     blocker = f"until one of its candidates is {wanted} and has a free slot" if online else "no player is online"
     blocker = hold or blocker
     return f"waits: {blocker}, {until(expires_at)}"

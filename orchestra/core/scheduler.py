@@ -7,6 +7,7 @@ per open run, never per pending task.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from heapq import nsmallest
 from typing import Final
 
 from orchestra.model import Run, Scope
@@ -133,19 +134,19 @@ class Scheduler:
 
     # ---- who may be given work
 
-    def offer(self, scope: Scope, players: Iterable[int], score: str = "") -> list[Wish]:
+    def offer(self, scope: Scope, players: Iterable[int], score: str = "", count: int = 1) -> list[Wish]:
         """There is new work for ``players``: claims to make at once, in ascending order of player.
 
-        One-of work goes to the least busy one that has room for it, for a run of ``score`` if that is said; the
-        others are hungry all the same, and take it with their next claim if that one does not.
+        Work for one or ``count`` of them goes to the least busy that have room for it, for a run of ``score`` if that
+        is said; the others are hungry all the same, and take it with their next claim if those do not.
         """
         there = [session for player in players if (session := self.sessions.get(player)) is not None]
         for session in there:
             session.hungry = True
             session.stirred = session.claiming
-        if scope is Scope.ONE:
-            free = [session for session in there if self._may_claim(session) and session.fits(score)]
-            there = [min(free, key=lambda session: (len(session.open), session.player))] if free else []
+        if scope is not Scope.ALL:
+            free = (session for session in there if self._may_claim(session) and session.fits(score))
+            there = nsmallest(count, free, key=lambda session: (len(session.open), session.player))
         return self.wishes(there)
 
     def wishes(self, sessions: Iterable[Session]) -> list[Wish]:

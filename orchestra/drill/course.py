@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from orchestra.audience.client import Orchestra, blocking
+from orchestra.audience.desk import About
 from orchestra.drill import ledger
 from orchestra.drill.evidence import Evidence, Remains, Seen, Vitals
 from orchestra.drill.ledger import DrillScore
@@ -171,18 +172,17 @@ class Course:
 
     def _all_online(self) -> bool:
         about = self._about()
-        return about is not None and about[2] == len(self._players)
+        return about is not None and about.online == len(self._players)
 
     def _all_ended(self) -> bool:
         about = self._about()
-        return about is not None and about[0] + about[1] == 0
+        return about is not None and about.pending + about.dispatched + about.held == 0
 
-    def _about(self) -> tuple[int, int, int] | None:
+    def _about(self) -> About | None:
         try:
-            about = blocking(self._reactor, self._client.about())
+            return blocking(self._reactor, self._client.about())
         except OrchestraError:
             return None
-        return about.pending, about.dispatched, about.online
 
     # ---- what is seen on the way
 

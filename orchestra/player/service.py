@@ -21,6 +21,7 @@ from orchestra.errors import EX_SOFTWARE, NoStage, NoSuchRun, NotSaved, Orchestr
 from orchestra.model import (
     PROTOCOL,
     Announce,
+    Facts,
     Hello,
     JournalChange,
     JournalEntry,
@@ -52,6 +53,7 @@ LOOK_AT_CERTIFICATES: Final = 60.0
 WARN_EVERY: Final = 86_400.0
 NOTHING: Final = JournalChange()
 STAGE_RETRY: Final = 1.0
+NO_FACTS: Final = Facts("", {})
 NOT_LOOKED: Final = "it has not been looked for yet"
 
 
@@ -79,6 +81,7 @@ class Player(Service):
         warnings: Callable[[], list[str]],
         fail: Callable[[int], object],
         reserve: int = 32 << 20,
+        read_facts: Callable[[], Facts] = lambda: NO_FACTS,
         stale_settings: Callable[[], list[str]] = list,
     ) -> None:
         """``start_stage`` is None when the stage has a unit of its own; the rest is made by the tap."""
@@ -91,6 +94,8 @@ class Player(Service):
         self._journal = journal
         self._writer = writer
         self._repertoire = repertoire
+        self._read_facts = read_facts
+        self._facts = NO_FACTS
         self._start_stage = start_stage
         self._make_backstage = make_backstage
         self._connector = make_connector(self)
@@ -100,6 +105,7 @@ class Player(Service):
         self._fail = fail
         self._reserve = Reserve(journal.directory, reserve)
         self._told_note = ""
+        self._introduced = ("", "")
         self._reporter = Reporter(reactor, self._fetch, self._reported)
         self._backstage: Backstage
         self._worklist: Worklist
@@ -128,6 +134,7 @@ class Player(Service):
             self.log.error("{note}", note=self._journal.note)
         self._writer.start()
         self._repertoire.reload()
+        self._reload_facts()
         for refused in self._repertoire.catalogue.refused:
             self.log.warn("'{score}' refused: {reason}", score=refused.name, reason=refused.reason)
         self._worklist = Worklist(self._journal.entries, self._journal.high, self._slots, self._boot)
@@ -328,6 +335,7 @@ class Player(Service):
     def hello(self) -> Hello:
         """How we introduce ourselves."""
         note = self._told_note = self._no_work()
+        catalogue, facts = self._introduced = self._digests()
         return Hello(
             protocol=PROTOCOL,
             version=__version__,
@@ -335,9 +343,13 @@ class Player(Service):
             boot=self._boot,
             high=self._worklist.high,
             slots=0 if note else self._slots,
-            catalogue=self._repertoire.catalogue.digest,
+            catalogue=catalogue,
+            facts=facts,
             note=note,
         )
+
+    def _digests(self) -> tuple[str, str]:
+        return self._repertoire.catalogue.digest, self._facts.digest
 
     def _no_work(self) -> str:
         """Why we take no work, if we do not."""
@@ -356,16 +368,20 @@ class Player(Service):
         self._connected_at = self._wall()
         self._say_progress(list(self._alarms.values()))
         self.log.info("connected to {peer}", peer=line.describe())
-        if self._repertoire.catalogue.digest in welcome.wanted:
-            self._announce()
+        catalogue, facts = (  # they may have changed since Hello
+            now in welcome.wanted or now != then for now, then in zip(self._digests(), self._introduced, strict=True)
+        )
+        if catalogue or facts:
+            self._announce(catalogue=catalogue, facts=facts)
 
-    def _announce(self) -> None:
+    def _announce(self, *, catalogue: bool = False, facts: bool = False) -> None:
         if self._line is not None:
-            self._line.say(commands.ANNOUNCE, Announce(self._repertoire.catalogue)).addErrback(self._not_announced)
+            news = Announce(self._repertoire.catalogue if catalogue else None, self._facts if facts else None)
+            self._line.say(commands.ANNOUNCE, news).addErrback(self._not_announced)
 
     def _not_announced(self, failure: Failure) -> None:
         if self._line is not None and not self._line.closed:
-            self.log.error("the conductor did not take our list of scores: {reason}", reason=failure.value)
+            self.log.error("the conductor did not take our scores and facts: {reason}", reason=failure.value)
             self._line.hang_up()
 
     async def perform(self, line: Line, perform: Perform) -> None:
@@ -446,8 +462,21 @@ class Player(Service):
         for line in changes:
             self.log.info("{line}", line=line)
         if self._repertoire.catalogue.digest != before:
-            self._announce()
+            self._announce(catalogue=True)
         return changes
+
+    def _reload_facts(self) -> list[str]:
+        before, self._facts = self._facts, self._read_facts()
+        if self._facts.digest == before.digest:
+            return []
+        for problem in self._facts.problems:
+            self.log.error("{problem}", problem=problem)
+        changed = sorted(name for name, _ in before.facts.items() ^ self._facts.facts.items())
+        lines = [f"facts that are new, gone or other: {', '.join(dict.fromkeys(changed))}"] if changed else []
+        for line in lines if before is not NO_FACTS else ():
+            self.log.info("{line}", line=line)
+        self._announce(facts=True)
+        return lines
 
     # ---- the node's own operator
 
@@ -521,8 +550,8 @@ class Player(Service):
     # ---- reload
 
     async def reload(self) -> Reloaded:
-        """Read scores and certificates again; what cannot be used is refused and the old one stays."""
-        changed = self._reload_scores()
+        """Read scores, facts and certificates again; what cannot be used is refused and the old one stays."""
+        changed = [*self._reload_scores(), *self._reload_facts()]
         certificates: list[str] = []
         refused: list[str] = []
         try:

@@ -15,7 +15,7 @@ from orchestra.audience.seat import free_path
 from orchestra.errors import EX_SOFTWARE, OrchestraError, ScoreUserMissing, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import PlayerOptions, refuse, stop_failing
-from orchestra.player import seat
+from orchestra.player import facts, seat
 from orchestra.player.backstage import Backstage, start_stage
 from orchestra.player.launch import is_user
 from orchestra.player.line import Connector
@@ -91,6 +91,7 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
         warnings=lambda: list(tls.credentials.warnings(time.time_ns() // 1_000_000)),
         fail=lambda status: stop_failing(reactor, status),
         reserve=chosen.reserve,
+        read_facts=lambda: facts.read(chosen.facts, {0, os.geteuid()}),
     )
     gc.set_threshold(100_000, 50, 1000)
     services = MultiService()

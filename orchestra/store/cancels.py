@@ -9,7 +9,7 @@ from sqlite3 import Cursor
 from typing import Any, Final
 
 from orchestra.model import Choice, Chosen, State
-from orchestra.store import gates, moves
+from orchestra.store import gates, moves, pools
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Cancelled
 from orchestra.store.views import no_such_job
@@ -31,13 +31,30 @@ class _Step:
         self._actor = actor
         self._states: list[State] = []
         self._orders: dict[int, list[int]] = {}
+        self._players: set[int] | None = None
+        self._without: dict[int, int] = {}  # job -> how many of its tasks have nobody left, now that these are struck
         self.seen = 0
 
     def take(self, task: moves.TaskRow, players: set[int] | None) -> None:
         """Cancel a task, unless it is not on any of these ``players``."""
         self.seen += 1
-        if players is None or _concerns(self._cur, task, players):
+        if players is None or self._concerns(task, players):
             self._states.append(self._cancel(task))
+
+    def _concerns(self, task: moves.TaskRow, players: set[int]) -> bool:
+        """Whether a cancel on ``players`` is one of this task. They are struck from the pool of its job, if that has
+        one; it is concerned when they had it, or when nobody is left for it."""
+        if State(task.state).terminal or not pools.exists(self._cur, task.job):
+            return task.player in players
+        if players is not self._players:
+            self._players, self._without = players, {}
+        if task.job not in self._without:
+            pools.strike(self._cur, task, players)
+            self._without[task.job] = -pools.spare(self._cur, task.job)
+        if task.player is not None:
+            return task.player in players
+        self._without[task.job] -= 1
+        return self._without[task.job] >= 0
 
     def _cancel(self, task: moves.TaskRow) -> State:
         """CANCELLED, LOST, DISPATCHED (its player is to be told) or OK (had ended before)."""
@@ -77,8 +94,8 @@ def cancel(
     after: Place | None = None,
     limit: int = LIMIT,
 ) -> Cancelled:
-    """The next step of cancelling a job, or its tasks on ``players``. A one-of task may still go to its other
-    candidates."""
+    """The next step of cancelling a job, or its tasks on ``players``. What is for one or some of its targets may still
+    go to others of them."""
     if cur.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job,)).fetchone() is None:
         raise no_such_job(cur, job)
     chosen = None if players is None else set(players)
@@ -127,8 +144,9 @@ def _on_players(
     """What has been dealt with is not found again, so there is no place to go on from."""
     step = _Step(cur, actor, now)
     for player in players:
+        only = {player}
         for task in _tasks_on(cur, choice, player, up_to, limit - step.seen):
-            step.take(task, {player})
+            step.take(task, only)
         if step.seen >= limit:
             return step.done(_BEGIN)
     return step.done(None)
@@ -141,9 +159,9 @@ def _tasks_on(cur: Cursor, choice: Choice, player: int, up_to: int, limit: int) 
     for condition in ("state = 1 AND cancel = 0", "state = 0", "state = 2"):
         mine = f"player_id = ? AND {condition} {of_these} LIMIT ?"
         found += moves.rows(cur, mine, (player, *values, limit - len(found)))
-    candidate = f"SELECT job_id, n FROM candidates WHERE player_id = ? {of_these} LIMIT ?"
-    for place in cur.execute(candidate, (player, *values, limit - len(found))).fetchall():
-        found += moves.rows(cur, "job_id = ? AND n = ?", place)
+    candidate = f"SELECT job_id FROM candidates WHERE player_id = ? {of_these} LIMIT ?"
+    for job in cur.execute(candidate, (player, *values, limit - len(found))).fetchall():
+        found += moves.rows(cur, "job_id = ? AND player_id IS NULL AND state + 0 = 0 ORDER BY n LIMIT 1", job)
     return (found + _held_for_one(cur, player, where, values))[:limit]
 
 
@@ -198,13 +216,3 @@ def _of(choice: Choice, up_to: int) -> tuple[str, list[Any]]:
         conditions.append("owner = ?")
         values.append(choice.owner)
     return " AND ".join(conditions), values
-
-
-def _concerns(cur: Cursor, task: moves.TaskRow, players: set[int]) -> bool:
-    """Whether a cancel on ``players`` is one of this task. They are struck from a one-of task's candidates, whoever
-    has it; it is concerned when they had it, or were the last."""
-    candidates = moves.candidates_of(cur, task.job, task.n)
-    if candidates is None or State(task.state).terminal:
-        return task.player in players
-    left = moves.strike(cur, task, players.intersection(candidates)) if players.intersection(candidates) else candidates
-    return task.player in players or (task.player is None and not left)

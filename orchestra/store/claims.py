@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from orchestra.model import Held, Run, State
-from orchestra.store import gates, moves
+from orchestra.model import Held, Run, Scope, State
+from orchestra.store import gates, moves, pools
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import ClaimAsk, Claimed
 
@@ -21,7 +21,7 @@ _decode = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class _Source(NamedTuple):
-    """Where pending work of a player is found: its own tasks, or the one-of tasks it is a candidate of."""
+    """Where pending work of a player is found: its own tasks, or the jobs of which it may be given one."""
 
     first: str
     next_score: str
@@ -42,21 +42,22 @@ _SOURCES: Final = (_source("tasks", "AND state = 0"), _source("candidates", ""))
 _BEFORE_ALL: Final = -(1 << 62)
 _CLAIM: Final = (
     "UPDATE tasks SET state = 1, attempt = attempt + 1, player_id = ?, seq = ?, dispatched_at = ?, changed_at = ?, "
-    "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING attempt"
+    "reason = '' WHERE job_id = ? AND n = ? AND state + 0 = 0 AND cancel = 0 RETURNING n, attempt"
 )
 _JOB: Final = (
     "SELECT scores.name, job_params.body, jobs.expires_at, jobs.scope, jobs.dry_run, job_params.sealed, jobs.shut, "
     "job_params.digest FROM jobs "
     "JOIN scores USING (score_id) JOIN job_params USING (job_id) WHERE job_id = ?"
 )
-Waiting = tuple[int, int, int, int]  # rank, job, n, score_id
+Waiting = tuple[int, int, int, int]
+"""rank, job, n, score_id; n is 0 for whatever task is pending of a job that has a pool."""
 
 
 class _Job(NamedTuple):
     score: str
     params: dict[str, str]
     expires_at: int | None
-    one_of: bool
+    scope: Scope
     dry_run: bool
     sealed: bytes | None
     shut: bool
@@ -78,7 +79,7 @@ class _Books:
         if job not in self._jobs:
             name, body, expires_at, scope, dry_run, sealed, shut, digest = self.cur.execute(_JOB, (job,)).fetchone()
             marks = bool(dry_run), sealed, bool(shut), digest
-            self._jobs[job] = _Job(name, _decode(body), expires_at, scope == "one", *marks)
+            self._jobs[job] = _Job(name, _decode(body), expires_at, Scope(scope), *marks)
         return self._jobs[job]
 
     def score(self, score: int) -> str:
@@ -179,13 +180,19 @@ class _Turn:
         return self.locks.get(self.books.score(score)) if self.locks else None
 
     def _expire(self, item: Waiting) -> None:
-        for task in moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3]):
+        for task in self._pending(item):
             moves.end_waiting(self.books.ledger, task, State.EXPIRED, moves.NOT_STARTED)
             self.jobs.add(task.job)
 
     def _set_aside(self, item: Waiting) -> None:
-        for task in moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3]):
+        for task in self._pending(item):
             gates.set_aside(self.books.ledger, task)
+
+    def _pending(self, item: Waiting) -> list[moves.TaskRow]:
+        """The task, or all that are alike."""
+        if _of_a_pool(self.books, self.player, item):
+            return moves.rows(self.books.cur, "job_id = ? AND player_id IS NULL AND state + 0 = 0", (item[1],))
+        return moves.rows(self.books.cur, "job_id = ? AND n = ? AND state + 0 = 0", item[1:3])
 
     def _allowed(self, score: int) -> int:
         if score not in self.left:
@@ -234,20 +241,28 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     """Make one pending task this player's; None when it was not pending any more."""
     rank, job, n, score = waiting
     about = books.job(job)
-    row = books.cur.execute(_CLAIM, (player, seq, books.now, books.now, job, n)).fetchone()
+    pooled = about.scope is Scope.ONE or _of_a_pool(books, player, waiting)
+    some = pooled and about.scope is Scope.SOME
+    if some and not pools.may_claim(books.cur, (rank, score, job), player):
+        return None
+    which = pools.next_pending(books.cur, (rank, score, job)) if some else n
+    row = books.cur.execute(_CLAIM, (player, seq, books.now, books.now, job, which)).fetchone()
     if row is None:
         return None
-    if about.one_of:
-        _close_candidates(books.cur, rank, score, job, n)
+    if pooled:
+        pools.went(books.cur, (rank, score, job), player)
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
-    books.ledger.note(job, State.DISPATCHED.label, task=n, player=player)
+    books.ledger.note(job, State.DISPATCHED.label, task=row[0], player=player)
     within = None if about.expires_at is None else about.expires_at - books.now
-    return Run(seq, job, n, row[0], about.score, about.params, within, about.digest, dry_run=about.dry_run)
+    taken, attempt = row
+    return Run(seq, job, taken, attempt, about.score, about.params, within, about.digest, dry_run=about.dry_run)
 
 
-def _close_candidates(cur: Cursor, rank: int, score: int, job: int, n: int) -> None:
-    players = moves.candidates_of(cur, job, n) or ()
-    cur.executemany(
-        "DELETE FROM candidates WHERE player_id = ? AND rank = ? AND score_id = ? AND job_id = ? AND n = ?",
-        [(player, rank, score, job, n) for player in players],
-    )
+def _of_a_pool(books: _Books, player: int, waiting: Waiting) -> bool:
+    """Whether any pending task of a job for some of its targets will do; not so for one that has stayed with its
+    player."""
+    _, job, n, _ = waiting
+    if books.job(job).scope is not Scope.SOME:
+        return False
+    stayed = "SELECT 1 FROM tasks WHERE job_id = ? AND n = ? AND player_id = ? AND state + 0 = 0"
+    return books.cur.execute(stayed, (job, n, player)).fetchone() is None

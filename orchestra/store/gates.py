@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from orchestra import rolling
 from orchestra.model import NewJob, Scope, State, Waves
-from orchestra.store import moves
+from orchestra.store import moves, pools
 from orchestra.store.values import Freed
 
 if TYPE_CHECKING:
@@ -186,12 +186,12 @@ def _tell_wave(ledger: "Ledger", job: int, waves: Waves, wave: int, tasks: int) 
 def _let_go(ledger: "Ledger", gate: Gate, first: int, end: int) -> int:
     """Make held tasks pending, from ``first`` to below ``end``; how many."""
     tasks = [moves.TaskRow._make(row) for row in ledger.cur.execute(_LET_GO, (gate.job, first, end)).fetchall()]
+    free: tuple[int, ...] = ()
+    if tasks and tasks[0].player is None:
+        free = pools.free(ledger.cur, gate.job)
+        pools.open_to(ledger.cur, tasks[0], free)
     for task in sorted(tasks, key=lambda task: task.n):
-        candidates: tuple[int, ...] = ()
-        if task.player is None:
-            candidates = moves.candidates_of(ledger.cur, task.job, task.n) or ()
-            moves.open_candidates(ledger.cur, task, candidates)
-        ledger.freed.append(Freed(task.job, task.n, task.player, candidates, gate.score))
+        ledger.freed.append(Freed(task.job, task.n, task.player, free if task.player is None else (), gate.score))
     if tasks:
         ledger.count(gate.job, State.HELD, State.PENDING, len(tasks))
     return len(tasks)
@@ -212,8 +212,7 @@ def set_aside(ledger: "Ledger", task: moves.TaskRow) -> None:
     sql = "UPDATE tasks SET state = 2 WHERE job_id = ? AND n = ? AND state + 0 = 0"
     if ledger.cur.execute(sql, (task.job, task.n)).rowcount:
         if task.player is None:
-            players = moves.candidates_of(ledger.cur, task.job, task.n) or ()
-            moves.close_candidates(ledger.cur, task, players)
+            pools.went(ledger.cur, (task.rank, task.score_id, task.job))
         ledger.count(task.job, State.PENDING, State.HELD)
 
 

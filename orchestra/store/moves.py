@@ -1,12 +1,11 @@
-"""How a task moves: one compare-and-set, and the candidates of a one-of task that go with it."""
+"""How a task moves: one compare-and-set, and who may claim it, if it is not one player's alone."""
 
 from collections.abc import Iterable, Sequence
 from sqlite3 import Cursor
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-
 from orchestra.model import MOVES, Move, Report, State, unstarted
+from orchestra.store import pools
 
 if TYPE_CHECKING:
     from orchestra.store.ledger import Ledger
@@ -38,22 +37,24 @@ _FINISH: Final = (
     "UPDATE tasks SET state = ?, reason = ?, changed_at = ? "
     "WHERE job_id = ? AND n = ? AND player_id = ? AND attempt = ? AND seq = ? AND state + 0 = 1"
 )
-_ids = msgspec.msgpack.Decoder(tuple[int, ...])
 
 
 def move(ledger: "Ledger", task: TaskRow, to: Move, reason: str, actor: str = "") -> bool:
-    """Move a task whose row is still as given; whether it was. A return to pending leaves a one-of unassigned."""
+    """Move a task whose row is still as given; whether it was. A return to pending leaves one that has a pool
+    unassigned, unless it stays."""
     if to.state not in MOVES.get(State(task.state), frozenset()):
         raise ValueError(f"task {task.job}/{task.n} cannot go from {State(task.state).label} to {to.state.label}")
     back = to.state is State.PENDING
-    choices = candidates_of(ledger.cur, task.job, task.n) if back or task.player is None else None
-    player = None if back and choices is not None else task.player
+    pooled = (task.player is None or (back and not to.stays)) and pools.exists(ledger.cur, task.job)
+    player = None if back and pooled else task.player
     values = (to.state, player, 0 if back else task.seq, to.losses, to.maybe_ran, reason, ledger.now)
     where = (task.job, task.n, task.player or 0, task.attempt, task.seq, task.state)
     if ledger.cur.execute(_SET + _WHERE, (*values, *where)).rowcount != 1:
         return False
-    if choices is not None:
-        (open_candidates if back else close_candidates)(ledger.cur, task, choices)
+    if pooled and back:
+        pools.came_back(ledger.cur, task)
+    elif pooled:
+        pools.went(ledger.cur, (task.rank, task.score_id, task.job))
     ledger.count(task.job, State(task.state), to.state)
     ledger.note(task.job, to.state.label, task=task.n, player=task.player, detail=reason, actor=actor)
     return True
@@ -93,51 +94,8 @@ def open_tasks(cur: Cursor, player: int) -> list[TaskRow]:
 
 
 def held_for_one(cur: Cursor, player: int) -> list[TaskRow]:
-    """The held one-of tasks that this player may be given one day. There are few: they are of jobs that begin later,
-    or are paused."""
+    """The held tasks that this player may be given one day, and others too. There are few: they are of jobs that begin
+    later, or are paused."""
     held = rows(cur, "player_id IS NULL AND state = 2 ORDER BY job_id, n", ())
-    return [task for task in held if player in (candidates_of(cur, task.job, task.n) or ())]
-
-
-# Candidates
-
-
-def candidates_of(cur: Cursor, job: int, n: int) -> tuple[int, ...] | None:
-    """Who may still be given a one-of task, ascending; None for a task of all-of."""
-    row = cur.execute("SELECT players FROM choices WHERE job_id = ? AND n = ?", (job, n)).fetchone()
-    return None if row is None else _ids.decode(row[0])
-
-
-def open_candidates(cur: Cursor, task: TaskRow, players: Iterable[int]) -> None:
-    """Let ``players`` claim the task."""
-    cur.executemany(
-        "INSERT INTO candidates (player_id, rank, score_id, job_id, n) VALUES (?, ?, ?, ?, ?)",
-        [(player, task.rank, task.score_id, task.job, task.n) for player in players],
-    )
-
-
-def close_candidates(cur: Cursor, task: TaskRow, players: Iterable[int]) -> None:
-    """Let none of ``players`` claim the task."""
-    cur.executemany(
-        "DELETE FROM candidates WHERE player_id = ? AND rank = ? AND score_id = ? AND job_id = ? AND n = ?",
-        [(player, task.rank, task.score_id, task.job, task.n) for player in players],
-    )
-
-
-def choose_from(cur: Cursor, job: int, n: int, players: Sequence[int]) -> None:
-    """Write down who may be given a one-of task."""
-    cur.execute(
-        "INSERT INTO choices (job_id, n, players) VALUES (?, ?, ?) "
-        "ON CONFLICT (job_id, n) DO UPDATE SET players = excluded.players",
-        (job, n, msgspec.msgpack.encode(tuple(sorted(players)))),
-    )
-
-
-def strike(cur: Cursor, task: TaskRow, players: Iterable[int]) -> tuple[int, ...]:
-    """Strike ``players`` from a one-of task's candidates; returns who is left."""
-    gone = set(players)
-    left = tuple(player for player in candidates_of(cur, task.job, task.n) or () if player not in gone)
-    choose_from(cur, task.job, task.n, left)
-    if task.player is None:
-        close_candidates(cur, task, gone)
-    return left
+    theirs = {job for job in {task.job for task in held} if player in pools.members(cur, job)}
+    return [task for task in held if task.job in theirs]

@@ -9,6 +9,7 @@ import msgspec
 from orchestra.errors import NotAPlayer, RetiredJournal, Superseded, TooManyRemoved, Unconfirmed
 from orchestra.model import Catalogue, Hello, OpenRun
 from orchestra.store import moves
+from orchestra.store.facts import came_with
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Greeting, Removals, Roster
 
@@ -91,6 +92,8 @@ def hello(
         notes += _rolled_back(ledger, player, hello.high, next_seq)
         next_seq = hello.high + 1
     known = knows_catalogue(cur, hello.catalogue)
+    wanted = [hello.catalogue] if hello.catalogue and not known else []
+    wanted += [hello.facts] if came_with(cur, player, hello.facts) else []
     epoch = _begin(cur, player, hello, (owner, now, address, next_seq, known))
     open_tasks = moves.open_tasks(cur, player)
     ended = ledger.close()
@@ -99,7 +102,7 @@ def hello(
         next_seq=next_seq,
         open=tuple(OpenRun(task.seq, task.job, task.n, task.attempt, bool(task.cancel)) for task in open_tasks),
         open_scores=_score_names(cur, open_tasks),
-        wanted=() if known or not hello.catalogue else (hello.catalogue,),
+        wanted=tuple(wanted),
         jobs=ledger.jobs,
         ended=ended,
         notes=tuple(f"{name}: {note}" for note in notes),

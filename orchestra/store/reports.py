@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from orchestra.model import Piece, Report, Scope, Standing, Started, State, Told, after_run
-from orchestra.store import moves
+from orchestra.store import moves, pools
 from orchestra.store.ledger import Ledger
 from orchestra.store.players import check_session, is_newest
 from orchestra.store.values import Batch, Freed, Settled
@@ -69,8 +69,7 @@ class _Settling:
 
     def _move(self, task: moves.TaskRow, report: Report, job: _JobRow) -> None:
         scope, idempotent, max_attempts, expires_at, score = job
-        one_of = scope == Scope.ONE
-        choices = (moves.candidates_of(self.cur, task.job, task.n) or ()) if one_of else ()
+        pooled = scope != Scope.ALL
         standing = Standing(
             scope=Scope(scope),
             idempotent=bool(idempotent),
@@ -79,17 +78,18 @@ class _Settling:
             maybe_ran=bool(task.maybe_ran),
             cancel=bool(task.cancel),
             expired=expires_at is not None and expires_at <= self.ledger.now,
-            candidates_left=len([player for player in choices if player != self.player]),
+            candidates_left=pools.spare(self.cur, task.job) if pooled else 0,
         )
         to = after_run(report.told, standing)
         if to.strike:
-            moves.strike(self.cur, task, (self.player,))
+            pools.strike(self.cur, task, (self.player,))
         if not moves.move(self.ledger, task, to, report.reason):
             return
         self._keep(report)
         if to.state is State.PENDING:
-            left = moves.candidates_of(self.cur, task.job, task.n) or ()
-            self.freed.append(Freed(task.job, task.n, None if one_of else self.player, left, score))
+            anybody = pooled and not to.stays
+            free = pools.free(self.cur, task.job) if anybody else ()
+            self.freed.append(Freed(task.job, task.n, None if anybody else self.player, free, score))
 
     def _keep(self, report: Report) -> None:
         self.cur.execute(

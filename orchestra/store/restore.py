@@ -141,7 +141,7 @@ def _in_one(cur: Cursor, work: Callable[[], int]) -> int:
 
 def _lose_one_of(cur: Cursor, now: int) -> int:
     ledger = Ledger(cur, now)
-    where = f"{_UNFINISHED} AND job_id IN (SELECT job_id FROM jobs WHERE scope = 'one' AND ended_at IS NULL) LIMIT ?"
+    where = f"{_UNFINISHED} AND job_id IN (SELECT job_id FROM jobs WHERE scope <> 'all' AND ended_at IS NULL) LIMIT ?"
     many = moves.lose(ledger, moves.rows(cur, where, (STEP,)), REASON)
     ledger.close()
     return many

@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterable, Iterator
 from sqlite3 import Cursor
 from typing import NamedTuple
 
-from orchestra.store.moves import candidates_of
+from orchestra.store import pools
 
 
 class Waiting(NamedTuple):
-    """A task and a player that has it, or may be given it: the ``nth`` of its candidates."""
+    """A task and a player that has it, or may be given it: the ``nth`` of who is free."""
 
     task: int
     nth: int
@@ -75,7 +75,7 @@ def _of(cur: Cursor, job: int, row: Row) -> Iterator[Waiting]:
     if player is not None:
         yield Waiting(task, 0, player, state, seq, False)
         return
-    for nth, candidate in enumerate(candidates_of(cur, job, task) or ()):
+    for nth, candidate in enumerate(pools.free(cur, job)):
         yield Waiting(task, nth, candidate, state, 0, True)
 
 
@@ -86,6 +86,11 @@ def seen_players(cur: Cursor, players: Iterable[int]) -> dict[int, Seen]:
         f"SELECT player_id, name, seen_at, disabled_at FROM players WHERE player_id IN ({_marks(wanted)})", wanted
     )
     return {player: Seen(*rest) for player, *rest in rows}
+
+
+def last_seen(cur: Cursor) -> dict[str, int | None]:
+    """When each player that is not removed was last seen, by name."""
+    return dict(cur.execute("SELECT name, seen_at FROM players WHERE disabled_at IS NULL").fetchall())
 
 
 def open_runs(cur: Cursor, players: Iterable[int]) -> dict[int, list[OpenRun]]:

@@ -2,6 +2,7 @@
 
 from orchestra.store.cancels import cancel, cancel_chosen, choose
 from orchestra.store.claims import claim
+from orchestra.store.facts import announce_facts, facts_of
 from orchestra.store.history import last as last_event
 from orchestra.store.history import of_all as all_events
 from orchestra.store.holds import hold, holds, release
@@ -24,7 +25,7 @@ from orchestra.store.players import (
 from orchestra.store.prune import give_back, prune, size
 from orchestra.store.reports import alarm, save_pieces, settle, settle_all
 from orchestra.store.reruns import again
-from orchestra.store.standing import open_runs, seen_players, waiting
+from orchestra.store.standing import last_seen, open_runs, seen_players, waiting
 from orchestra.store.submits import made_before, submit
 from orchestra.store.sweeps import expire, give_up, next_expiry, open_due, strike_removed, sweep_removed
 from orchestra.store.views import (
@@ -44,6 +45,7 @@ __all__ = [
     "alarm",
     "all_events",
     "announce",
+    "announce_facts",
     "cancel",
     "cancel_chosen",
     "catalogue",
@@ -54,6 +56,7 @@ __all__ = [
     "events",
     "everybody_left",
     "expire",
+    "facts_of",
     "forgive",
     "give_back",
     "give_up",
@@ -65,6 +68,7 @@ __all__ = [
     "job_view",
     "job_views",
     "last_event",
+    "last_seen",
     "made_before",
     "news",
     "next_expiry",

@@ -7,7 +7,7 @@ import msgspec
 
 from orchestra.errors import RequestKeyConflict
 from orchestra.model import NewJob, Scope
-from orchestra.store import gates, history, moves
+from orchestra.store import gates, history, moves, pools
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Submitted
 
@@ -19,14 +19,14 @@ def submit(cur: Cursor, new: NewJob, now: int) -> Submitted:
     if before is not None:
         return before
     score = score_id(cur, new.score)
-    tasks = len(new.players) if new.scope is Scope.ALL else 1
+    tasks = len(new.players) if new.scope is Scope.ALL else new.count
     begins = gates.opening(new, now)
     opened = tasks if begins is None else begins.opened
     job = _insert_job(cur, new, score, (opened, tasks - opened), begins is not None, now)
     if new.scope is Scope.ALL:
         _insert_all(cur, new, job, score, opened)
     else:
-        _insert_one(cur, new, job, score, opened)
+        _insert_some(cur, new, job, score, opened)
     if begins is not None:
         ledger = Ledger(cur, now)
         gates.add(ledger, job, new, tasks, begins)
@@ -43,7 +43,7 @@ def submit(cur: Cursor, new: NewJob, now: int) -> Submitted:
 
 def _body_sha(new: NewJob) -> bytes:
     body = (
-        *(new.score, sorted(new.params.items()), new.scope, new.players, new.priority),
+        *(new.score, sorted(new.params.items()), new.scope, new.wording or new.players, new.priority, new.count),
         # when it expires or begins, and what it is pinned to, differs at every try, whether it does so does not
         *(new.expires_at is None, new.not_before is None, bool(new.digest), new.waves, new.rerun_of),
         new.dry_run,
@@ -111,12 +111,13 @@ def _insert_all(cur: Cursor, new: NewJob, job: int, score: int, opened: int) -> 
     )
 
 
-def _insert_one(cur: Cursor, new: NewJob, job: int, score: int, opened: int) -> None:
-    cur.execute(
-        "INSERT INTO tasks (job_id, n, player_id, score_id, rank, state) VALUES (?, 0, NULL, ?, ?, ?)",
-        (job, score, -new.priority, 0 if opened else 2),
+def _insert_some(cur: Cursor, new: NewJob, job: int, score: int, opened: int) -> None:
+    """Either all tasks are pending, or none is."""
+    cur.executemany(
+        "INSERT INTO tasks (job_id, n, player_id, score_id, rank, state) VALUES (?, ?, NULL, ?, ?, ?)",
+        [(job, n, score, -new.priority, 0 if opened else 2) for n in range(new.count)],
     )
-    moves.choose_from(cur, job, 0, new.players)
+    pools.make(cur, job, new.players)
     if opened:
         task = moves.rows(cur, "job_id = ? AND n = 0", (job,))[0]
-        moves.open_candidates(cur, task, new.players)
+        pools.open_to(cur, task, new.players)

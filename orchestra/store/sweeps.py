@@ -5,7 +5,7 @@ from sqlite3 import Cursor
 from typing import Final
 
 from orchestra.model import State
-from orchestra.store import gates, moves
+from orchestra.store import gates, moves, pools
 from orchestra.store.ledger import Ledger
 from orchestra.store.values import Swept
 
@@ -104,16 +104,14 @@ def sweep_removed(cur: Cursor, now: int, grace: int, limit: int = LIMIT) -> Swep
 
 
 def strike_removed(cur: Cursor, now: int, grace: int) -> Swept:
-    """As :func:`sweep_removed`, for the one-of tasks that nobody may be given yet; there are few of those."""
+    """As :func:`sweep_removed`, for those one-of and some-of tasks that nobody may be given yet; there are few."""
     ledger = Ledger(cur, now)
-    held = moves.rows(cur, "player_id IS NULL AND state = 2 ORDER BY job_id, n", ())
+    held = {task.job: task for task in moves.rows(cur, "player_id IS NULL AND state = 2", ())}
     removed = {player for (player,) in cur.execute(_GONE, (now - grace,))} if held else set()
     ended = 0
-    for task in held:
-        gone = removed.intersection(moves.candidates_of(cur, task.job, task.n) or ())
-        if gone and not moves.strike(cur, task, gone):
-            moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)
-            ended += 1
+    for job in sorted(held) if removed else ():
+        pools.strike(cur, held[job], removed)
+        ended += _end_surplus(ledger, job)
     return _swept(ledger, ended, False)
 
 
@@ -126,16 +124,24 @@ def _end_pending(ledger: Ledger, player: int, limit: int) -> int:
 
 
 def _strike_candidate(ledger: Ledger, player: int, limit: int) -> tuple[int, int]:
-    """Strike a removed player from one-of tasks; from how many, and how many ended because nobody was left."""
-    rows = ledger.cur.execute("SELECT job_id, n FROM candidates WHERE player_id = ? LIMIT ?", (player, limit))
-    waiting = rows.fetchall()
+    """Strike a removed player from the jobs of which it might be given a task; from how many, and how many tasks ended
+    because nobody was left for them."""
+    rows = ledger.cur.execute("SELECT job_id FROM candidates WHERE player_id = ? LIMIT ?", (player, limit))
+    jobs = [job for (job,) in rows.fetchall()]
     ended = 0
-    for job, n in waiting:
-        task = moves.rows(ledger.cur, "job_id = ? AND n = ?", (job, n))[0]
-        if not moves.strike(ledger.cur, task, (player,)):
-            moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)
-            ended += 1
-    return len(waiting), ended
+    for job in jobs:
+        pools.strike(ledger.cur, moves.rows(ledger.cur, "job_id = ? AND n = 0", (job,))[0], (player,))
+        ended += _end_surplus(ledger, job)
+    return len(jobs), ended
+
+
+def _end_surplus(ledger: Ledger, job: int) -> int:
+    """End what waits for somebody of a job's pool and will have nobody any more; how many tasks."""
+    nobody = max(0, -pools.spare(ledger.cur, job))
+    where = "job_id = ? AND player_id IS NULL AND state + 0 IN (0, 2) ORDER BY n LIMIT ?"
+    for task in moves.rows(ledger.cur, where, (job, nobody)):
+        moves.end_waiting(ledger, task, State.CANCELLED, NOBODY_LEFT)
+    return nobody
 
 
 def _swept(ledger: Ledger, many: int, more: bool) -> Swept:

@@ -159,10 +159,11 @@ class Resumed(Struct, frozen=True):
 
 
 class Again(Struct, frozen=True):
-    """A job, and the names of those that it is to be run on once more."""
+    """A job, and the names of those that it is to be run on once more; on ``count`` of them, if it is for some."""
 
     view: JobView
     names: tuple[str, ...]
+    count: int = 1
 
 
 class Swept(Struct, frozen=True):

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from orchestra import rolling
 from orchestra.core import worklist
-from orchestra.model import MOVES, Report, Scope, State, Told
+from orchestra.model import MOVES, Report, Scope, State, Told, Waves
 from orchestra.store import moves, restore, sweeps
 from simulation.machine import TIMEOUT, Start
-from simulation.world import MAX_ATTEMPTS, SCORES, Host, World
+from simulation.world import MAX_ATTEMPTS, SCORES, Host, Node, World
 
 _report = msgspec.msgpack.Decoder(Report).decode
 _params = msgspec.json.Decoder(dict[str, str]).decode
 UNSTARTED = (State.CANCELLED, State.EXPIRED, State.REFUSED)
-FINE = (State.OK, State.CANCELLED)
 
 
 class Task(NamedTuple):
@@ -116,6 +116,7 @@ def check(world: World) -> None:
         _fleet(world),
         () if beyond(world) else _starts(world, tasks, results),
         () if beyond(world) else _candidates(world, tasks, results),
+        () if beyond(world) else _distinct(tasks, results),
     ):
         for problem in problems:
             world.violate(problem)
@@ -224,23 +225,25 @@ def _books(world: World, tasks: Iterable[Task]) -> Iterator[str]:
     for state in (State.PENDING, State.DISPATCHED, State.HELD):
         if totals[state] != sum(counter[state] for counter in found.values()):
             yield f"the totals say {totals[state]} {state.label}"
-    if store.execute("SELECT 1 FROM candidates JOIN tasks USING (job_id, n) WHERE state + 0 <> 0").fetchone():
-        yield "there are candidates for a task that is not pending"
+    pending = "SELECT 1 FROM tasks t WHERE t.job_id = c.job_id AND t.player_id IS NULL AND t.state + 0 = 0"
+    if store.execute(f"SELECT 1 FROM candidates c WHERE NOT EXISTS ({pending})").fetchone():
+        yield "there are candidates, and no task is pending for them"
 
 
 # ---- whose turn it is
 
 
 def _waves(world: World) -> Iterator[str]:
-    """Where hosts go one by one, each is handed its task after the one before it has ended."""
+    """A task is handed out after all of the waves before its own have ended."""
     ends = {state.label for state in State if state.terminal}
-    for (job,) in world.store.execute(
-        "SELECT job_id FROM gates WHERE batch = 1 AND max_failures IS NOT NULL"
-    ).fetchall():
+    gates = "SELECT job_id, tasks, batch, canary FROM gates WHERE max_failures IS NOT NULL"
+    for job, tasks, batch, canary in world.store.execute(gates).fetchall():
+        waves = Waves(tasks=tasks, batch=batch, canary=canary)
         over: set[int] = set()
         told = "SELECT kind, task FROM events WHERE job_id = ? AND task IS NOT NULL ORDER BY n"
         for kind, task in world.store.execute(told, (job,)).fetchall():
-            if kind == State.DISPATCHED.label and not over.issuperset(range(task)):
+            before = range(rolling.reach(waves, rolling.wave_of(waves, task) - 1))
+            if kind == State.DISPATCHED.label and not over.issuperset(before):
                 yield f"task {job}/{task} was handed out before its turn: ended were {sorted(over)}"
             over |= {task} if kind in ends else set()
 
@@ -261,15 +264,17 @@ def _leftovers(world: World) -> Iterator[str]:
         if not node.up or _busy(node.player):
             entries = getattr(getattr(node.player, "_worklist", None), "entries", "no worklist")
             yield f"{node.name} has not been able to tell all: {entries}"
-        if not any(_online(host, node.name) for host in world.conductors):
-            yield f"{node.name} is not back"
+        if not any(_online(host, node) for host in world.conductors):
+            yield f"{node.name} is not back, or its conductor does not know what it can run"
         left = [key for key in node.machine.directories if key[0] == node.journal_name]
         if left:
             yield f"the stage of {node.name} still keeps {left}"
 
 
-def _online(host: Host, name: str) -> bool:
-    return host.up and any(one.name == name and one.ready for one in host.dispatch.scheduler.sessions.values())
+def _online(host: Host, node: Node) -> bool:
+    sessions = host.dispatch.scheduler.sessions.values() if host.up else ()
+    digest = node.shelf.catalogue.digest
+    return any(one.name == node.name and one.ready and one.catalogue == digest for one in sessions)
 
 
 # ---- 3 and 4: started once
@@ -338,6 +343,18 @@ def _candidates(world: World, tasks: Iterable[Task], results: Iterable[Result]) 
             yield f"it was cancelled on {one.player}, and given to it all the same: {task}"
 
 
+def _distinct(tasks: Iterable[Task], results: Iterable[Result]) -> Iterator[str]:
+    """Of a job for some of its targets nobody starts two tasks, and nobody is asked again who has refused."""
+    jobs = {task.job: task for task in tasks if task.scope == Scope.SOME}
+    mine = [one for one in results if one.job in jobs]
+    refusals = Counter((one.job, one.player) for one in mine if one.told is Told.REFUSED)
+    started = {(one.job, one.player, one.n) for one in mine if one.told not in (Told.REFUSED, Told.NEVER)}
+    for job, player in (key for key, many in refusals.items() if many > 1):
+        yield f"{player} had refused, and was asked again: {jobs[job]}"
+    for job, player in (key for key, many in Counter(one[:2] for one in started).items() if many > 1):
+        yield f"{player} was given several tasks of one job: {jobs[job]}"
+
+
 # ---- 5: lost is honest
 
 
@@ -402,10 +419,15 @@ def _honest(world: World, tasks: Iterable[Task], results: Iterable[Result]) -> I
 
 
 def _over_the_top(world: World, tasks: Iterable[Task]) -> set[int]:
-    """The rolling jobs of which more went wrong than was allowed for."""
-    wrong = Counter(task.job for task in tasks if task.state.terminal and task.state not in FINE)
-    allowed = world.store.execute("SELECT job_id, max_failures FROM gates WHERE max_failures IS NOT NULL").fetchall()
-    return {job for job, most in allowed if wrong[job] > most}
+    """The rolling jobs of which more went wrong than was allowed for, or a canary did not end well."""
+    wrong = Counter(task.job for task in tasks if task.state in rolling.FAILURES)
+    unwell = {(task.job, task.n) for task in tasks if task.state.terminal and task.state is not State.OK}
+    limits = "SELECT job_id, max_failures, canary FROM gates WHERE max_failures IS NOT NULL"
+    return {
+        job
+        for job, most, canary in world.store.execute(limits).fetchall()
+        if wrong[job] > most or any((job, n) in unwell for n in range(canary))
+    }
 
 
 def _for_a_reason(world: World, task: Task, told: Told | None) -> bool:

@@ -24,7 +24,8 @@ _WATCHED = (
     "CREATE TEMP TABLE moved (job INTEGER, task INTEGER, attempt INTEGER, was INTEGER, state INTEGER, held INTEGER)",
     """CREATE TEMP TRIGGER watch AFTER UPDATE OF state ON main.tasks WHEN old.state <> new.state BEGIN
            INSERT INTO moved VALUES (new.job_id, new.n, new.attempt, old.state, new.state, EXISTS (
-               SELECT 1 FROM holds WHERE kind = 'everything'
+               SELECT 1 FROM gates WHERE job_id = new.job_id AND paused_at IS NOT NULL
+               UNION SELECT 1 FROM holds WHERE kind = 'everything'
                OR kind = 'host' AND name = (SELECT name FROM players WHERE player_id = new.player_id)
                OR kind = 'score' AND name = (SELECT name FROM scores WHERE score_id = new.score_id))); END""",
     "CREATE TEMP TABLE pruned (job INTEGER, token TEXT)",
@@ -42,7 +43,7 @@ def _empty_store() -> bytes:
 
 def store(copy: bytes | None = None) -> Connection:
     """A conductor's store, new or from a copy. What happens to its tasks is written down beside it, if it is
-    committed: every move, and whether a hold was in force; which jobs were pruned."""
+    committed: every move, and whether a hold or a pause was in force; which jobs were pruned."""
     connection = _blank()
     connection.deserialize(copy or _empty_store())
     for statement in _WATCHED:

@@ -53,6 +53,8 @@ class Nemesis:
             (self.cancel_many, 0.6),
             (self.hold, 1),
             (self.release, 1),
+            (self.pause_a_job, 1.5),
+            (self.resume_a_job, 3),
             (self.drain, 1),
             (self.kill_on_the_node, 0.5),
             (self.prune, 1),
@@ -135,13 +137,16 @@ class Nemesis:
         if host is None or not set(names) <= set(world.listed):
             return None
         token = f"t{len(world.submissions)}"
-        scope = more.get("scope") or random.choice((Scope.ALL, Scope.ONE))
+        scope = more.get("scope") or random.choice((Scope.ALL, Scope.ALL, Scope.ONE, Scope.SOME))
         rolls = scope is Scope.ALL and len(names) > 1 and random.random() < 0.4
+        later = random.choice((-1.0, 0.5, 5.0)) if random.random() < 0.1 else None
         ask = Ask(
             score=score,
             targets=tuple(names),
             scope=scope,
-            rolling=Rolling(batch="1", max_failures=random.choice("09")) if rolls else None,
+            count=random.randint(1, len(names)) if scope is Scope.SOME else 1,
+            rolling=self._rolling() if rolls else None,
+            not_before=None if later is None else max(world.wall("store") / 1000 + later, 0),
             params=self._params(token) | ({"lasts": str(lasts)} if lasts else {}) | more.get("params", {}),
             expire=more.get("expire", random.choice((None, None, None, 4.0, 4.0, 15.0, 15.0, 0))),
             priority=random.choice((0, 0, 0, 5)),
@@ -152,6 +157,15 @@ class Nemesis:
         world.timeline.note("submit {} {}", submission, ask.params)
         world.ask(host, submission)
         return submission
+
+    def _rolling(self) -> Rolling:
+        random = self.random
+        return Rolling(
+            batch=random.choice(("1", "1", "2", "50%")),
+            canary=random.choice((0, 0, 1)),
+            max_failures=random.choice("019"),
+            pause=random.choice((0, 0, 1.5)),
+        )
 
     def _params(self, token: str) -> dict[str, str]:
         random = self.random
@@ -225,6 +239,21 @@ class Nemesis:
         if host is None or not host.dispatch.brake.holds:
             return False
         self.world.release(host)
+        return None
+
+    def pause_a_job(self) -> bool | None:
+        host = self._host()
+        if host is None or not self.world.submissions:
+            return False
+        self.world.pause(host, self.random.choice(self.world.submissions[-2:]))
+        return None
+
+    def resume_a_job(self) -> bool | None:
+        host = self._host()
+        paused = self.world.store.execute("SELECT job_id FROM gates WHERE paused_at IS NOT NULL").fetchone()
+        if host is None or paused is None:
+            return False
+        self.world.resume(host, paused[0])
         return None
 
     def drain(self) -> bool | None:

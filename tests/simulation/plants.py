@@ -193,10 +193,10 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
     "one_of_moved_on_a_time_out": (Switch(statements, "expire", impatient),),
     "struck_candidate_not_rechecked": (
         Edit(
-            cancels,
+            cancels._Step,
             "_concerns",
-            "moves.strike(cur, task, players.intersection(candidates)) if players.intersection(candidates) else candidates",
-            "tuple(one for one in candidates if one not in players)",
+            "pools.strike(self._cur, task, players)",
+            "pass",
         ),
     ),
     "directory_after_the_fork": (Switch(Stage, "DIRECTORY_FIRST", False),),
@@ -225,7 +225,7 @@ PLANTS: Final[dict[str, tuple[Part, ...]]] = {
             "moves.move(ledger, task, Move(State.CANCELLED, False, task.losses), NOBODY_LEFT)",
             {"Move": Move},
         )
-        for name in ("_end_pending", "_strike_candidate")
+        for name in ("_end_pending", "_end_surplus")
     ),
     "restore_forgets_maybe_ran": (
         Edit(restore, "_doubt", "UPDATE tasks SET maybe_ran = 1 WHERE", "UPDATE tasks SET maybe_ran = maybe_ran WHERE"),

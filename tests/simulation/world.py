@@ -44,6 +44,8 @@ REMOVAL_GRACE: Final = 8_000
 ANNE: Final = Asker(name="anne", uid=1000)
 SCORES: Final = {"once": False, "again": True, "rare": False}
 """Scores by name, and whether they are idempotent."""
+CONCURRENCY: Final = {"once": 2, "again": 1, "rare": 1}
+LOCKS: Final = {"again": "tape", "rare": "tape"}
 MAX_ATTEMPTS: Final = 3
 
 _journal_entry = msgspec.msgpack.Decoder(JournalEntry)
@@ -107,14 +109,14 @@ class Shelf:
 @cache
 def _score(name: str) -> ScoreFile:
     timeout, grace = int(machine.TIMEOUT * 1000), int(machine.GRACE * 1000)
-    concurrency = 2 if name == "once" else 1
     rules = read_rules("", "")._replace(
         description=name,
         timeout=timeout,
         kill_grace=grace,
         idempotent=SCORES[name],
         max_attempts=MAX_ATTEMPTS,
-        concurrency=concurrency,
+        concurrency=CONCURRENCY[name],
+        lock=LOCKS.get(name, ""),
     )
     return ScoreFile(name, f"/scores/{name}", rules, hashlib.sha256(name.encode()).hexdigest(), ((), None, True))
 
@@ -418,7 +420,17 @@ class World:
         for other in self.starts:
             if other.token == start.token and other.task == start.task and other.ended_at is None:
                 self.violate(f"{start}\n    was started while an earlier run lived: {other}")
+        self._room_for(start)
         self.starts.append(start)
+
+    def _room_for(self, start: Start) -> None:
+        """As far as the journal goes, a score does not run more often at once than it may, nor beside who has its lock."""
+        beside = [one for one in self.starts if one.key[0] == start.key[0] and not one.how]
+        if sum(one.score == start.score for one in beside) >= CONCURRENCY[start.score]:
+            self.violate(f"{start}\n    was started beside too many of its score: {[str(one) for one in beside]}")
+        lock = LOCKS.get(start.score)
+        if lock and any(LOCKS.get(one.score) == lock for one in beside):
+            self.violate(f"{start}\n    was started while others had its lock: {[str(one) for one in beside]}")
 
     def died(self, process: Process) -> None:
         """A daemon gave up; its supervisor starts it again by and by."""
@@ -449,9 +461,13 @@ class World:
     def _lift_brakes(self) -> None:
         """What operators have held back goes on, once they see that the faults have stopped."""
         held = self.store.execute("SELECT 1 FROM holds").fetchone() is not None
+        paused = "SELECT job_id FROM gates JOIN jobs USING (job_id) WHERE paused_at IS NOT NULL AND ended_at IS NULL"
+        jobs = [job for (job,) in self.store.execute(paused).fetchall()]
         for host in self.conductors:
             if host.up and (held or host.dispatch.brake.holds):
                 self.release(host)
+            for job in jobs if host.up else ():
+                self.resume(host, job)
         for node in self.nodes:
             if node.up and node.marker.drained is not None:
                 self.on_node(node, lambda node=node: node.player.undrain("anne"))  # type: ignore[misc]
@@ -555,6 +571,16 @@ class World:
     def release(self, host: Host) -> None:
         """Have everything handed out again."""
         self._at(host, lambda: host.desk.release(ANNE, None)).addErrback(self._refused)
+
+    def pause(self, host: Host, submission: Submission) -> None:
+        """Have nothing of a job handed out."""
+        job = self._known(submission)
+        if job is not None:
+            self._at(host, lambda: host.desk.manager.pause(ANNE, job)).addErrback(self._refused)
+
+    def resume(self, host: Host, job: int) -> None:
+        """Have it go on."""
+        self._at(host, lambda: host.desk.manager.resume(ANNE, job)).addErrback(self._refused)
 
     def prune(self, host: Host, keep: int, rows: int) -> None:
         """A step of the store's upkeep: what ended more than ``keep`` milliseconds ago goes."""

@@ -51,7 +51,8 @@ CREATE TABLE players (
     version     TEXT NOT NULL DEFAULT '',
     address     TEXT NOT NULL DEFAULT '',
     note        TEXT NOT NULL DEFAULT '',
-    catalogue   TEXT NOT NULL DEFAULT ''
+    catalogue   TEXT NOT NULL DEFAULT '',
+    facts       TEXT NOT NULL DEFAULT ''    -- digest of its facts, "" while they are not known
 ) STRICT;
 CREATE INDEX players_removed ON players (disabled_at) WHERE disabled_at IS NOT NULL;
 CREATE INDEX players_by_catalogue ON players (catalogue);
@@ -247,3 +248,10 @@ CREATE TABLE changes (
     first  INTEGER NOT NULL,
     last   INTEGER NOT NULL
 ) STRICT;
+
+-- What is known of machines, as catalogues are: players of which the same is known share one.
+CREATE TABLE facts (
+    digest TEXT NOT NULL PRIMARY KEY,
+    body   BLOB NOT NULL                    -- msgpack of model.Facts
+) STRICT;
+CREATE INDEX players_by_facts ON players (facts);
