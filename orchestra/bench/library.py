@@ -1,16 +1,27 @@
-"""The catalogue of a large fleet whose disks drift: what is asked of it from a shell, in the time of whole commands."""
+"""The catalogue of a large fleet whose disks drift, its groups and its facts: what is asked of it from a shell, in the
+time of whole commands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from orchestra.bench import commands, figures, floors
 from orchestra.bench.figures import Row
 from orchestra.bench.sizes import Setting, Sizes
-from orchestra.model import Catalogue, RefusedScore, ScoreEntry
+from orchestra.model import Catalogue, Facts, RefusedScore, ScoreEntry
 from orchestra.store import sqlite, statements
 
-ASKED: Final = (("scores",), ("scores", "--drift"), ("score", "score-000"), ("explain", "1"))
+WHERE: Final = ("--where", "os=debian and not role in (db, mail) or memory >= 65536")
+ASKED: Final = (
+    ("scores",),
+    ("scores", "--drift"),
+    ("score", "score-000"),
+    ("explain", "1"),
+    ("targets", "@all!@most-0", *WHERE),
+    ("submit", "score-000", "@all", "--all", "--plan"),
+    ("submit", "score-000", "@all", *WHERE, "--some", "100", "--plan"),
+)
+IN_A_GROUP: Final = 5  # groups in a group of groups
 OTHERS: Final = 10  # one in so many players has another disk than most
 CHANGED: Final = 5  # scores of such a disk that are other ones
 
@@ -20,6 +31,7 @@ def scores(setting: Setting) -> Iterator[Row]:
     sizes = setting.sizes
     with setting.hall(absent=sizes.library_players) as hall:
         stock(hall.house.home / "conductor" / "state", hall.absent, sizes)
+        (hall.house.home / "groups").write_text(groups(hall.absent, sizes.library_groups))
         hall.start()
         targets = ("--targets-from", str(hall.house.home / "players"))
         commands.ran("scores", hall, ("submitjob", "score-000", "--all", *targets))
@@ -30,7 +42,8 @@ def scores(setting: Setting) -> Iterator[Row]:
             meter = hall.meter()
             rounds = [[commands.ran("scores", hall, line) for _ in range(sizes.commands)] for _ in range(sizes.repeats)]
             cpu = meter.per(sizes.commands * sizes.repeats)
-            what = f"{' '.join(line)}, {sizes.library_players} players, {sizes.library_scores} scores"
+            what = f"{' '.join(line)}, {sizes.library_players} players, {sizes.library_scores} scores, "
+            what += f"{sizes.library_groups} groups"
             yield figures.times(
                 "scores", what, rounds, cpu=cpu, floor=floor, floor_is="python that imports reactor and pb"
             )
@@ -49,9 +62,26 @@ def stock(directory: Path, names: list[str], sizes: Sizes) -> None:
     for turn, player in enumerate(sorted(ids.values())):
         other = disks[turn // OTHERS % len(disks)]
         statements.announce(cur, player, other if turn % OTHERS == 0 else disks[0], 0)
+        statements.announce_facts(cur, player, machine(turn))
     cur.execute("COMMIT")
     connection.close()
     store.close()
+
+
+def groups(names: Sequence[str], many: int) -> str:
+    """A groups file: four in five groups have hosts, the others groups, and ``most-0`` half of all that."""
+    leaves = max(many * (IN_A_GROUP - 1) // IN_A_GROUP, 1)
+    lines = [f"rack-{n}: {' '.join(names[n::leaves])}" for n in range(leaves)]
+    nested = many - leaves - 1
+    lines += [f"row-{n}: {' '.join(f'@rack-{m}' for m in range(n, leaves, max(nested, 1)))}" for n in range(nested)]
+    return "\n".join([*lines, "most-0: " + " ".join(f"@row-{n}" for n in range(0, nested, 2)), ""])
+
+
+def machine(number: int) -> Facts:
+    """What is known of a player's machine; about every tenth knows what another one does."""
+    role = ("web", "web", "db", "mail", "cache")[number % 5]
+    memory = str(15_900 + number * 7 % 997)
+    return Facts.of({"os": "debian", "release": "12", "cores": "8", "memory": memory, "role": role, "virtual": "kvm"})
 
 
 def disk(number: int, scores: int) -> Catalogue:

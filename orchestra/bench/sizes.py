@@ -31,6 +31,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     library_players: int = 10_000
     library_scores: int = 200
     library_disks: int = 20
+    library_groups: int = 500
     store_tasks: int = 50_000
 
 
@@ -53,6 +54,7 @@ QUICK: Final = Sizes(
     library_players=200,
     library_scores=20,
     library_disks=5,
+    library_groups=20,
     store_tasks=2000,
 )
 """Under a minute in all."""

@@ -42,8 +42,6 @@ class Targeting:
 
     async def select(self, selection: Selection) -> tuple[str, ...]:
         """The players that are meant, by name."""
-        if selection.where:
-            raise BadRequest(problem="players do not tell their facts yet, so nothing can be chosen by them")
         names = self.hosts(selection.words)
         if selection.exclude:
             names = targets.without(names, self.hosts(selection.exclude))
