@@ -439,7 +439,7 @@ class Orchestra:
         while True:
             try:
                 if not watching:
-                    await self._call(type(None), *watcher.request(job), watcher)
+                    await self._watch(job, watcher)
                 give_up = None
                 if ended := await self._ended(watcher):
                     return ended
@@ -463,7 +463,25 @@ class Orchestra:
             if not root.broker.disconnected:
                 root.dontNotifyOnDisconnect(watcher.disconnected)
                 if not watcher.ended:
-                    root.callRemote("unwatch", envelope.pack({}), watcher).addErrback(lambda _: None)
+                    self._unwatch(watcher)
+
+    def _watch(self, job: int, watcher: "_Watcher") -> "Deferred[None]":
+        """Ask to be told of a job. Who gives up before the answer is there lets go once it has come."""
+        answer: Deferred[None] = Deferred()
+
+        def told(result: None) -> None:
+            self._unwatch(watcher) if answer.called else answer.callback(result)
+
+        def failed(failure: Failure) -> None:
+            if not answer.called:
+                answer.errback(failure)
+
+        Deferred.fromCoroutine(self._call(type(None), *watcher.request(job), watcher)).addCallbacks(told, failed)
+        return answer
+
+    def _unwatch(self, watcher: "_Watcher") -> None:
+        if self._root is not None and not self._root.broker.disconnected:
+            self._root.callRemote("unwatch", envelope.pack({}), watcher).addErrback(lambda _: None)
 
 
 class _Watcher(pb.Referenceable):
