@@ -187,6 +187,8 @@ class Theatre:
         pid = self.pid(daemon)
         os.kill(pid, signal.SIGTERM)
         wait_until(lambda: not _alive(pid), f"the end of {daemon}", Path())
+        # one that was stopped before it could catch a signal has left it, and then it is as in kill
+        (self.home / "run" / f"{daemon}.pid").unlink(missing_ok=True)
 
     def stages(self) -> list[int]:
         """The process ids of the stages that serve this home."""
