@@ -241,16 +241,18 @@ def _take(books: _Books, player: int, seq: int, waiting: Waiting) -> Run | None:
     """Make one pending task this player's; None when it was not pending any more."""
     rank, job, n, score = waiting
     about = books.job(job)
-    pooled = about.scope is Scope.ONE or _of_a_pool(books, player, waiting)
-    some = pooled and about.scope is Scope.SOME
-    if some and not pools.may_claim(books.cur, (rank, score, job), player):
+    lane = rank, score, job
+    some = _of_a_pool(books, player, waiting)
+    if some and not pools.may_claim(books.cur, lane, player):
         return None
-    which = pools.next_pending(books.cur, (rank, score, job)) if some else n
+    which = pools.next_pending(books.cur, lane) if some else n
     row = books.cur.execute(_CLAIM, (player, seq, books.now, books.now, job, which)).fetchone()
     if row is None:
         return None
-    if pooled:
-        pools.went(books.cur, (rank, score, job), player)
+    if some:
+        pools.went(books.cur, lane, player)
+    elif about.scope is Scope.ONE:
+        pools.close(books.cur, lane)
     books.ledger.count(job, State.PENDING, State.DISPATCHED)
     books.ledger.note(job, State.DISPATCHED.label, task=row[0], player=player)
     within = None if about.expires_at is None else about.expires_at - books.now

@@ -105,9 +105,14 @@ def went(cur: Cursor, lane: Lane, player: int | None = None) -> None:
     """A task is not pending any more, since ``player`` has claimed it, if that is said. With the last one, nobody may
     claim anything."""
     if next_pending(cur, lane) is None:
-        _close(cur, lane, members(cur, lane[2]))
+        close(cur, lane)
     elif player is not None:
         _close(cur, lane, (player,))
+
+
+def close(cur: Cursor, lane: Lane) -> None:
+    """No task of the job is pending any more: nobody may claim anything."""
+    _close(cur, lane, members(cur, lane[2]))
 
 
 def _close(cur: Cursor, lane: Lane, players: Collection[int]) -> None:
