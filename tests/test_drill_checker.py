@@ -113,6 +113,7 @@ def broken(found: Evidence) -> dict[str, list[str]]:
 
 
 WHOLE = lines("start 1", "end 1")
+SOME = seen(scope=Scope.SOME)
 KILL = (StageKill("a", AT + 1200, AT + 1210),)
 
 
@@ -149,6 +150,9 @@ GOOD = {
     ),
     "never started there, and elsewhere": evidence(
         seen((("a", "pending"), ("b", "ok")), scope=Scope.ONE), lines("start 2 on=b", "end 2 on=b")
+    ),
+    "one of some, never started there, and elsewhere": evidence(
+        seen((("a", "pending"), ("b", "ok")), scope=Scope.SOME), lines("start 2 on=b", "end 2 on=b")
     ),
     "lost before, then cancelled": evidence(
         seen((("a", "pending"),), score="again", happened=(("lost", AT + 5000),)), lines("start 1"), stage_kills=KILL
@@ -322,6 +326,11 @@ BAD: dict[str, tuple[Evidence, str, str]] = {
         evidence(seen(), lines("start 1 up=998", "end 1")),
         "only what was handed out",
         "attempt 1 started 3000 ms before",
+    ),
+    "a player has two tasks of a job for some": (
+        evidence(replace(SOME, tasks=(SOME.tasks[0], replace(SOME.tasks[0], task=1))), WHOLE),
+        "counts and verdict",
+        "job 1 has several tasks on one player: ['a', 'a']",
     ),
     "a score that is not idempotent starts again": (
         evidence(seen((("a", "pending"), ("a", "ok"))), lines("start 1", "start 2", "end 2"), stage_kills=KILL),

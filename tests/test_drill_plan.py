@@ -77,7 +77,7 @@ def test_work_is_of_every_sort(seed: int) -> None:
     asks = [wish.ask for wish in found]
     assert {ask.score for ask in asks} == set(SCORES) == set(SHARES)
     assert all(bool(ask.private) == (ask.score == "sworn") for ask in asks)
-    assert {ask.scope for ask in asks} == {Scope.ALL, Scope.ONE}
+    assert {ask.scope for ask in asks} == set(Scope)
     assert {bool(ask.expire) for ask in asks} == {bool(ask.request_key) for ask in asks} == {True, False}
     for key in ("seconds", "status"):
         assert {key in ask.params for ask in asks} == {True, False}

@@ -45,7 +45,7 @@ class TaskCase:
         """Its runs, in order."""
         moves = [event for event in self.events if event.kind in OUTCOMES | {"dispatched", "pending"}]
         found: list[Attempt] = []
-        for event, after in zip(moves, [*moves[1:], None], strict=True):
+        for event, after in zip(moves, [*moves[1:], None], strict=False):  # one that waits still has no moves
             if event.kind == "dispatched":
                 over = (after.at, after.kind) if after is not None else (None, "")
                 found.append(Attempt(len(found) + 1, event.player or "", event.at, *over))
@@ -129,6 +129,9 @@ class Case:
             return None
         if seen.job.scope == Scope.ONE:
             return 0
+        if seen.job.scope == Scope.SOME:  # one that may have started a task is given no other: it was its last
+            given = (event for event in reversed(seen.events) if event.kind == "dispatched")
+            return next((event.task for event in given if event.player == line.player), None)
         return next((task.task for task in seen.tasks if task.player == line.player), None)
 
 

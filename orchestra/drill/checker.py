@@ -161,9 +161,12 @@ def _counts(case: Case, tally: Tally) -> None:
         tally.expect(counts == job.counts, f"job {job.job} counts {job.counts}, its tasks are {counts}", job=job.job)
         request = case.request_of(seen)
         if request is not None:
-            wanted = len(request.ask.targets) if request.ask.scope is Scope.ALL else 1
+            wanted = len(request.ask.targets) if request.ask.scope is Scope.ALL else request.ask.count
             words = f"job {job.job} has {len(seen.tasks)} tasks for {wanted} targets"
-            tally.expect(len(seen.tasks) == wanted == len({t.player for t in seen.tasks}), words, job=job.job)
+            tally.expect(len(seen.tasks) == wanted, words, job=job.job)
+            given = [task.player for task in seen.tasks if task.player is not None]
+            words = f"job {job.job} has several tasks on one player: {sorted(given)}"
+            tally.expect(len(given) == len(set(given)), words, job=job.job)
         good = counts.get("ok", 0)
         verdict = "ok" if good == len(seen.tasks) else "partial" if good else "failed"
         tally.expect(job.verdict == verdict, f"job {job.job}'s verdict is {job.verdict!r}, not {verdict}", job=job.job)

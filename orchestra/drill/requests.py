@@ -51,7 +51,7 @@ def wishes(seed: int, players: Sequence[str]) -> Iterator[Wish]:
 
 def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
     score = chance.choices(tuple(SHARES), tuple(SHARES.values()))[0]
-    scope = Scope.ONE if chance.random() < 0.4 else Scope.ALL
+    scope = chance.choices((Scope.ALL, Scope.ONE, Scope.SOME), (55, 30, 15))[0]
     targets = tuple(sorted(chance.sample(list(players), chance.randint(1, len(players)))))
     if score == "somewhere" and len(players) > 1 and targets == (players[-1],):
         targets = (players[0],)  # what no target has is refused at once, and is no work
@@ -61,6 +61,7 @@ def _wish(chance: Random, key: str, players: Sequence[str]) -> Wish:
         score=score,
         targets=targets,
         scope=scope,
+        count=chance.randint(1, len(targets)) if scope is Scope.SOME else 1,
         params=_params(chance, key, score),
         expire=chance.uniform(0.3, 3.0) if chance.random() < 0.1 else None,
         request_key=None if keyless else key,
