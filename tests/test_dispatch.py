@@ -307,7 +307,7 @@ class Later:
         self._inline = inline
         self._said: list[tuple[Deferred[Any], Deferred[Any]]] = []
 
-    def write(self, work: Any) -> "Deferred[Any]":
+    def write(self, work: Any, *, brief: bool = False) -> "Deferred[Any]":
         self._said.append((self._inline.write(work), Deferred()))
         return self._said[-1][1]
 

@@ -75,6 +75,7 @@ SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections f
 PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
 AWAY: Final = 60.0  # seconds after which a player counts as away; one that reconnects has something to tell
 AT_ONCE: Final = 500  # players for which one commit claims after a release
+FEW: Final = 8  # tasks that are saved, or reports, faster than the disk syncs
 
 
 class Change(Protocol):
@@ -201,25 +202,36 @@ class Dispatch:
             raise DiskNearlyFull(problem=self.trouble)
         now = self._now()
         wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score, new.count)
-        return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
+        few = len(new.players) <= FEW
+        return await self._claiming(
+            wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job, brief=few, at_once=few
+        )
 
     async def _claiming(
-        self, wishes: list[Wish], now: int, work: Callable[[Cursor], T], news: Callable[[T], News]
+        self,
+        wishes: list[Wish],
+        now: int,
+        work: Callable[[Cursor], T],
+        news: Callable[[T], News],
+        *,
+        brief: bool = False,
+        at_once: bool = False,
     ) -> T:
-        """Do ``work`` and the claims in one commit; then tell players and watchers."""
+        """Do ``work``, which may be ``brief``, and the claims in one commit; then tell players and watchers. Players
+        hear ``at_once``, or together with what else this turn has for them."""
         asks = [self._ask(wish) for wish in wishes]
 
         def both(cursor: Cursor) -> tuple[T, Sequence[Claimed]]:
             return work(cursor), (statements.claim(cursor, asks, now) if asks else ())
 
         try:
-            done, claims = await self._writer.write(both)
+            done, claims = await self._writer.write(both, brief=brief and len(asks) <= FEW)
         except BaseException as problem:
             again = self.scheduler.not_claimed(wishes)
             if again and not isinstance(problem, StoreFailed):
                 self._clock.callLater(RETRY if isinstance(problem, NotSaved) else 0, self.claim_for, again)
             raise
-        self._hand_out(claims, {wish.player: wish.epoch for wish in wishes})
+        self._hand_out(claims, {wish.player: wish.epoch for wish in wishes}, at_once)
         self._feed.touched(*news(done))
         return done
 
@@ -235,7 +247,7 @@ class Dispatch:
             claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: News())
             self._background(claim, "claim work")
 
-    def _hand_out(self, claims: Iterable[Claimed], epochs: Mapping[int, int]) -> None:
+    def _hand_out(self, claims: Iterable[Claimed], epochs: Mapping[int, int], at_once: bool) -> None:
         overtaken: list[Wish] = []
         jobs: set[int] = set()
         over: set[int] = set()
@@ -250,7 +262,7 @@ class Dispatch:
                 self.doors[claimed.player].abort()
                 continue
             if claimed.runs:
-                self._perform(self.doors[claimed.player], Perform(session.epoch, self._unsealed(claimed)))
+                self._perform(self.doors[claimed.player], Perform(session.epoch, self._unsealed(claimed)), at_once)
             braked = braked or session.held
             overtaken += self.scheduler.stirred(session)
         self._feed.touched(jobs, over)
@@ -270,8 +282,8 @@ class Dispatch:
             return claimed.runs
         return tuple(unsealed(self._vault, run, claimed.sealed.get(run.job)) for run in claimed.runs)
 
-    def _perform(self, door: Door, perform: Perform) -> None:
-        door.say(commands.PERFORM, perform).addErrback(self._not_taken, door)
+    def _perform(self, door: Door, perform: Perform, at_once: bool) -> None:
+        door.say(commands.PERFORM, perform, at_once=at_once).addErrback(self._not_taken, door)
 
     def _not_taken(self, failure: Failure, door: Door) -> None:
         # what it was given is settled at its next Welcome
@@ -443,7 +455,10 @@ class Dispatch:
             settled = statements.settle_all(cursor, self._owner, batches, now)
             return settled, {job: statements.job_view(cursor, job) for job in settled.ended & awaited}
 
-        settled, _ = await self._claiming(wishes, now, settle, lambda done: News(done[0].jobs, done[0].ended, done[1]))
+        brief = sum(len(said.reports) for said in some) <= FEW
+        settled, _ = await self._claiming(
+            wishes, now, settle, lambda done: News(done[0].jobs, done[0].ended, done[1]), brief=brief
+        )
         if settled.unknown:
             who = ", ".join(sorted({said.session.name for said in some})[:5])
             self.log.warn(
