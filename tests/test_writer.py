@@ -337,6 +337,17 @@ def test_a_disk_that_is_slow_is_left_to_the_thread(bench: Bench, monkeypatch: py
     assert bench.reactor.until(later) == 1
 
 
+def test_a_brief_work_does_not_wait_for_the_log(bench: Bench) -> None:
+    """While that begins again, commits wait, and the reactor is not to."""
+    bench.reactor.until(bench.put("opens"))
+    checkpointer = bench.writer._checkpointer
+    assert checkpointer is not None
+    with checkpointer.shut:
+        later = brief(bench, "a")
+        assert not later.called
+    assert bench.reactor.until(later) == 1
+
+
 def test_a_brief_work_that_fails_is_taken_back(bench: Bench) -> None:
     """And the next one finds nothing of it."""
     bench.reactor.until(bench.put("opens"))

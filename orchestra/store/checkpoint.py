@@ -65,6 +65,7 @@ class Checkpointer:
         self, connect: Callable[[], Connection], path: str, name: str, failed: Callable[[Exception], object]
     ) -> None:
         """``failed`` is called on this thread when the disk refused; nothing is tried again then."""
+        self.shut = threading.Lock()  # held while a commit would have to wait for us
         self._connect = connect
         self._path = path
         self._failed = failed
@@ -114,7 +115,8 @@ class Checkpointer:
             _, pages, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if folded < pages and pages >= BEGIN_AGAIN:
                 # few pages are left to be folded in, so that a commit which comes just now waits for a moment only
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+                with self.shut:
+                    connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         except sqlite3.OperationalError as problem:
             if not passes(problem):
                 raise

@@ -106,9 +106,7 @@ class Writer:
             return
         asked, self._asked = self._asked, []
         brief, self._brief = self._brief, True
-        if brief and self._is_quiet(len(asked)):
-            self._commit_here(asked)
-        else:
+        if not (brief and self._is_quiet(len(asked)) and self._commit_here(asked)):
             self._under_way += 1
             self._queue.put(asked)
 
@@ -119,14 +117,22 @@ class Writer:
             self._apart_until = max(self._apart_until, now + BUSY_FOR)
         return not self._under_way and self._connection is not None and now >= self._apart_until
 
-    def _commit_here(self, asked: Group) -> None:
+    def _commit_here(self, asked: Group) -> bool:
+        """Commit without the thread; False if the log is not to be written to just now."""
+        assert self._checkpointer is not None
+        if not self._checkpointer.shut.acquire(blocking=False):
+            return False
         begun = time.monotonic()
-        results = self._commit(asked)
+        try:
+            results = self._commit(asked)
+        finally:
+            self._checkpointer.shut.release()
         ended = time.monotonic()
         self._takes += (ended - begun - self._takes) / OF_LATE
         if self._takes > QUICK:
             self._takes, self._apart_until = 0.0, ended + SLOW_FOR
         _resolve(results)
+        return True
 
     def _committed(self, turns: int, results: Sequence[Done]) -> None:
         self._under_way -= turns
