@@ -46,8 +46,6 @@ def _resumed(options: argparse.Namespace) -> tuple[Stage, socket.socket]:
     """The stage that this process was before it became this program."""
     state = handover.handed(options.resume)
     options.lock = state["lock"]
-    for handle in state["handles"]:
-        os.set_inheritable(handle, False)
     stage = Stage(options, Log(options.log))
     return stage, stage.take_over(state)
 
@@ -109,8 +107,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     if options.check is not None:
-        print("ok" if options.check == handover.FORMAT else "this program cannot take over from that one")
-        return int(options.check != handover.FORMAT)
+        known = options.check in handover.KNOWN
+        print("ok" if known else "this program cannot take over from that one")
+        return int(not known)
     reserve()
     if options.detach and options.resume is None:
         return _detach(options)
