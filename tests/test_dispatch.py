@@ -92,7 +92,7 @@ class SlowDisk:
         self.asked: list[tuple[Callable[[Cursor], Any], Deferred[Any]]] = []
         self._inline = inline
 
-    def write(self, work: Callable[[Cursor], Any]) -> "Deferred[Any]":
+    def write(self, work: Callable[[Cursor], Any], *, brief: bool = False) -> "Deferred[Any]":
         self.asked.append((work, Deferred()))
         return self.asked[-1][1]
 
