@@ -4,7 +4,6 @@ Everything it knows is in ``runs/``, can be found by the mark, or is handed to t
 library only. How it becomes a process is in :mod:`orchestra.player.stage`.
 """
 
-import argparse
 import contextlib
 import os
 import signal
@@ -39,6 +38,7 @@ from orchestra.player.records import Done, RunFiles, done, every_run, sync_group
 from orchestra.player.running import Ended, House, Run, Strays, Terms, refusal
 from orchestra.player.scorefile import ScoreFile, current, load
 from orchestra.player.stagelog import Log, traced
+from orchestra.player.stageoptions import StageOptions
 from orchestra.player.sweep import (
     MARK,
     Leader,
@@ -68,7 +68,7 @@ Key = tuple[str, int]
 class Stage:
     """Performs scores, each run once; everything it knows is in ``runs/`` or can be found by the mark."""
 
-    def __init__(self, options: argparse.Namespace, log: Log) -> None:
+    def __init__(self, options: StageOptions, log: Log) -> None:
         self.loop = Loop(self._after_turn)
         self._options = options
         self._log = log
