@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
+from orchestra.checksum import sha256_of_file
 from orchestra.errors import NotStarted
-from orchestra.player.checksum import sha256_of_file
 from orchestra.player.loop import Loop
 from orchestra.player.scorefile import ScoreFile, digest_of
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, TypeVar
 
+from orchestra.checksum import sha256, sha256_of_file
 from orchestra.config import MAX_FILE
 from orchestra.errors import NoSuchScore, UnfitScore
-from orchestra.player.checksum import sha256, sha256_of_file
 from orchestra.player.rules import Rules, plain, read_rules, unfit
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
