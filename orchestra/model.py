@@ -635,6 +635,13 @@ class Wait(Struct, frozen=True, kw_only=True):
     why: str
 
 
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """What a reload changed, and what it refused (then the old one stays in force)."""
+
+    changed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
 class Receipt(Struct, frozen=True, kw_only=True):
     """The answer to a submit. It exists only after the commit."""
 

@@ -33,10 +33,10 @@ from orchestra.player.door import (
 from orchestra.player.frames import VERSION, to_json
 from orchestra.player.launch import Launched, Users, launch
 from orchestra.player.loop import Loop
-from orchestra.player.pins import Pins, other_digest
+from orchestra.player.pins import Pins
 from orchestra.player.records import Done, RunFiles, done, every_run, sync_group
 from orchestra.player.running import Ended, House, Run, Strays, Terms, refusal
-from orchestra.player.scorefile import ScoreFile, current, load
+from orchestra.player.scorefile import ScoreFile, current, load, other_digest
 from orchestra.player.stagelog import Log, traced
 from orchestra.player.stageoptions import StageOptions
 from orchestra.player.sweep import (

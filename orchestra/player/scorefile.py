@@ -132,6 +132,11 @@ def digest_of(executable: bytes, conf: bytes | None) -> str:
     return sha256(b"orchestra score 1\0" + executable + (conf or b"")).hex()
 
 
+def other_digest(name: str, found: str, asked: str) -> str:
+    """Why a run that is pinned to a digest does not start from another."""
+    return f"score {name} is not the one that was asked for: its digest here is {found[:12]}, not {asked[:12]}"
+
+
 def _digest(path: str) -> bytes:
     try:
         with open(path, "rb", buffering=0) as stream:
