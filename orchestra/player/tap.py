@@ -8,14 +8,14 @@ from functools import partial
 from random import SystemRandom
 from typing import Any, Final
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService, MultiService, Service
 
 from orchestra import settings
-from orchestra.audience.seat import free_path
+from orchestra.audience.port import Door, LateDoor, SeatPort, free_path
 from orchestra.errors import EX_SOFTWARE, OrchestraError, ScoreUserMissing, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import PlayerOptions, refuse, stop_failing
-from orchestra.player import facts, seat
+from orchestra.player import facts
 from orchestra.player.backstage import Backstage, start_stage
 from orchestra.player.launch import is_user
 from orchestra.player.line import Connector
@@ -95,10 +95,18 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     )
     gc.set_threshold(100_000, 50, 1000)
     services = MultiService()
-    for service in (player, seat.make(reactor, chosen.seat, player), Hangup(reactor, player.reload)):
+    door = LateDoor(partial(_open_door, player))
+    seat: Service = SeatPort(reactor, chosen.seat, door, mode=0o600, what="player")
+    for service in (player, seat, Hangup(reactor, player.reload)):
         service.setServiceParent(services)
     reactor.callWhenRunning(tell_ready)
     return services
+
+
+def _open_door(player: Player) -> Door:
+    from orchestra.player.seat import open_door  # with Perspective Broker: 0.7 MB, for an operator who may never come
+
+    return open_door(player)
 
 
 def _check_score_user(options: PlayerOptions, score_user: str, as_root: bool) -> None:
