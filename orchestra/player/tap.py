@@ -46,7 +46,7 @@ def makeService(options: PlayerOptions) -> IService:
 
 def _make(reactor: Any, options: PlayerOptions) -> IService:
     chosen: settings.PlayerSettings = options.read()
-    tls = ClientCredentials(load_credentials(chosen), chosen.key_exchange)
+    tls = ClientCredentials(load_credentials(chosen), chosen.key_exchange, [each.name for each in chosen.conductors])
     as_another_user = bool(options.parent is not None and options.parent.get("uid"))
     if chosen.stage_start:
         _check_score_user(options, chosen.score_user, os.geteuid() == 0 and not as_another_user)
