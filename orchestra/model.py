@@ -6,10 +6,11 @@ ever appended, each with a default.
 """
 
 import enum
-from hashlib import sha256
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, msgpack
+
+from orchestra.checksum import sha256
 
 PROTOCOL: Final = 1  # what we speak; peers speak this and the one before
 DEFAULT_PORT: Final = 2258
@@ -307,7 +308,7 @@ class Catalogue(Struct, frozen=True, array_like=True):
     @classmethod
     def of(cls, scores: tuple[ScoreEntry, ...], refused: tuple[RefusedScore, ...]) -> "Catalogue":
         """The catalogue with these in it: its digest says nothing else."""
-        return cls(sha256(msgpack.encode((scores, refused))).hexdigest(), scores, refused)
+        return cls(sha256(msgpack.encode((scores, refused))).hex(), scores, refused)
 
 
 FactName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
@@ -325,7 +326,7 @@ class Facts(Struct, frozen=True, array_like=True):
     @classmethod
     def of(cls, facts: dict[str, str], problems: tuple[str, ...] = ()) -> "Facts":
         """The facts with these in it: its digest says nothing else."""
-        return cls(sha256(msgpack.encode((sorted(facts.items()), problems))).hexdigest(), facts, problems)
+        return cls(sha256(msgpack.encode((sorted(facts.items()), problems))).hex(), facts, problems)
 
 
 class Announce(Struct, frozen=True, array_like=True):
@@ -632,6 +633,13 @@ class Wait(Struct, frozen=True, kw_only=True):
 
     player: str
     why: str
+
+
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """What a reload changed, and what it refused (then the old one stays in force)."""
+
+    changed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 class Receipt(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ from orchestra.audience.desk import (
     Listener,
     Pausing,
     Released,
-    Reloaded,
     Resuming,
 )
 from orchestra.conductor.targeting import scope_of
@@ -35,6 +34,7 @@ from orchestra.model import (
     Paused,
     PlayerView,
     Receipt,
+    Reloaded,
     Scope,
     ScoreEntry,
     State,

@@ -395,6 +395,15 @@ def test_what_a_dead_stage_left_and_nobody_could_kill_ends_as_lost() -> None:
     assert (starts, reports) == ([], [Report(5, 1, 2, 3, Told.LOST, "the stage died")])
 
 
+def test_a_life_goes_one_way() -> None:
+    """What comes a second time, or too late, is our bug: nothing is told of it."""
+    refused = Failure(NotStarted(reason="no such user"))
+    ended = begun(Outcome(Told.OK)), over
+    for steps in ((*ended, over), (*ended, ended[0]), (begun(None), lambda execution: execution.processEnded(refused))):
+        with pytest.raises(ValueError, match="run 5 is "):
+            lived(*steps)
+
+
 def test_an_outcomes_body_is_stdout_then_stderr() -> None:
     outcome = Outcome(Told.OK, body=b"outerr")
     with_spans = {"stdout": {"total": 9, "spans": [(0, 1), (7, 2)]}, "stderr": {"total": 3, "spans": [(0, 3)]}}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestra.player import checksum
-from orchestra.player.checksum import LITTLE, Running, sha256, sha256_of_file
+from orchestra import checksum
+from orchestra.checksum import LITTLE, Running, sha256, sha256_of_file
 
 SIZES = [0, 1, 63, 64, LITTLE - 1, LITTLE, LITTLE + 1, 3 * LITTLE + 17]
 
@@ -38,9 +38,9 @@ def test_openssl_is_not_loaded_for_little() -> None:
     """It would be a third of the stage's memory."""
     program = f"""
 import sys
-sys.path.append({str(Path(checksum.__file__).parents[2])!r})
+sys.path.append({str(Path(checksum.__file__).parents[1])!r})
 import orchestra.player.stage
-from orchestra.player.checksum import LITTLE, sha256
+from orchestra.checksum import LITTLE, sha256
 sha256(bytes(LITTLE))
 assert "_hashlib" not in sys.modules
 sha256(bytes(LITTLE + 1))

@@ -16,11 +16,10 @@ from desk import MemoryDesk
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from orchestra.audience.desk import Reloaded
 from orchestra.audience.perspective import audience_port
 from orchestra.cli import main
 from orchestra.errors import NotSaved
-from orchestra.model import Ask, Asker, Receipt, Rolling, Scope, State
+from orchestra.model import Ask, Asker, Receipt, Reloaded, Rolling, Scope, State
 
 
 class EagerDesk(MemoryDesk):

@@ -10,11 +10,12 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent / "orchestra"
 
-FOUNDATION = {"model", "errors", "rolling"}
+FOUNDATION = {"checksum", "model", "errors", "rolling"}
 BELOW_SERVICES = {*FOUNDATION, "config", "core", "options", "parameters", "security", "settings", "store", "wire"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
-    "model": set(),
+    "checksum": set(),
+    "model": {"checksum"},
     "errors": set(),
     "rolling": {"model"},
     "parameters": set(),

@@ -22,7 +22,8 @@ from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
 from orchestra.audience import envelope, seat
-from orchestra.audience.seat import Method, Nothing, Plain, SeatPort, seat_port
+from orchestra.audience.port import SeatPort
+from orchestra.audience.seat import Method, Nothing, Plain, seat_port
 from orchestra.conductor.door import Limits, Porch
 from orchestra.model import Hello, Perform, Welcome
 from orchestra.player.line import Connector, Line
@@ -169,6 +170,7 @@ class Counter:
         port = seat_port(reactor, self.path, lambda guest: Plain(table))
         assert isinstance(port, SeatPort)
         self.port = port
+        self.door: Any = port._door
 
     async def _count(self, _: Nothing, __: object) -> bytes:
         self.heard += 1
@@ -186,7 +188,7 @@ class Counter:
     @property
     def reading(self) -> bool:
         """Whether the one guest's requests are read."""
-        [broker] = self.port._house.brokers
+        [broker] = self.door._house.brokers
         return broker.transport in reactor.getReaders()  # type: ignore[attr-defined]  # every real reactor has it
 
     async def until(self, done: Callable[[], bool]) -> None:

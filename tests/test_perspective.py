@@ -19,7 +19,8 @@ from twisted.spread import pb
 
 from orchestra.audience import envelope, perspective, seat
 from orchestra.audience.perspective import audience_port, catalogue_rows
-from orchestra.audience.seat import Method, Nothing, Plain, free_path, guest_of, seat_port
+from orchestra.audience.port import Door, LateDoor, SeatPort, free_path
+from orchestra.audience.seat import Method, Nothing, Plain, door, guest_of, seat_port
 from orchestra.errors import AlreadyRunning, FileProblem
 from orchestra.model import Catalogue, Event, JobView, Receipt, State
 
@@ -369,6 +370,28 @@ async def test_an_unknown_group_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileProblem, match="no-such-group: there is none"):
         port.startService()
     await port.stopService()
+
+
+async def test_a_door_may_be_made_when_the_first_guest_comes(tmp_path: Path) -> None:
+    """One door for all guests, and none to close if nobody came."""
+    made = []
+
+    async def reload(_: Nothing, __: object) -> int:
+        return len(made)
+
+    def make() -> Door:
+        made.append(door(lambda guest: Plain({"reload": Method(Nothing, reload)})))
+        return made[-1]
+
+    for guests in (0, 2):
+        port = SeatPort(reactor, str(tmp_path / "p.pb"), LateDoor(make), mode=0o600, what="player")
+        port.startService()
+        assert made == []
+        lines = [await dial(str(tmp_path / "p.pb")) for _ in range(guests)]
+        assert [await line.ask("reload", {}) for line in lines] == [["OK", 1]] * guests
+        for line in lines:
+            await line.hang_up()
+        await port.stopService()
 
 
 async def test_a_player_can_offer_a_seat_of_its_own(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from stagehand import (
 )
 
 import orchestra.player.stage
+from orchestra.player import handover
 from orchestra.player.streams import Answers, Kept
 from orchestra.player.sweep import scan
 
@@ -764,14 +765,16 @@ def test_a_stage_takes_no_socket_from_another(theatre: Theatre, player: Player, 
 def test_check_loads_everything_and_nothing_heavy(theatre: Theatre) -> None:
     """The stage stays small: the standard library's light half, and no package."""
     program = orchestra.player.stage.__file__
-    done = finished([sys.executable, "-I", "-S", "-X", "utf8", "-X", "importtime", program, "--check"])
+    done = finished(
+        [sys.executable, "-I", "-S", "-X", "utf8", "-X", "importtime", program, "--check", str(handover.FORMAT)]
+    )
     assert (done.returncode, done.stdout) == (0, b"ok\n")
     loaded = {line.rpartition(b"|")[2].strip().decode() for line in done.stderr.splitlines()[1:]}
     assert "orchestra.player.running" in loaded
     ours = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names}
     assert {name.split(".")[0] for name in ours} == {"orchestra"}
     heavy = {"asyncio", "ssl", "logging", "ctypes", "http", "email", "multiprocessing", "inspect", "unittest"}
-    heavy |= {"hashlib", "traceback"}
+    heavy |= {"hashlib", "traceback", "argparse", "shutil"}
     assert not heavy & {name.split(".")[0] for name in loaded}
 
 

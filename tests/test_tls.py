@@ -19,6 +19,7 @@ from twisted.test.iosim import IOPump, connectedServerAndClient
 from zope.interface import implementer
 
 from orchestra.errors import WrongCertificate
+from orchestra.security import contexts
 from orchestra.security.authority import Kind
 from orchestra.security.contexts import (
     ALPN,
@@ -439,6 +440,18 @@ def test_a_player_makes_one_context_for_each_conductor(conductor: Credentials, p
         assert meet(ServerCredentials(conductor), options).agreed
     ours.replace(player)
     assert ours.options("c.example") is not options
+
+
+def test_a_known_conductors_context_is_there_before_it_is_dialled(
+    have: Have, conductor: Credentials, player: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made when credentials are read, and again when they are replaced; it verifies like any other."""
+    ours = ClientCredentials(have("player", OTHER.leaf("p1.example")), conductors=["c.example"])
+    before = ours.options("c.example")
+    ours.replace(player)
+    monkeypatch.delattr(contexts, "client_options")
+    assert not meet(ServerCredentials(conductor), before).agreed
+    assert meet(ServerCredentials(conductor), ours.options("c.example")).agreed
 
 
 def test_an_earlier_session_spares_nobody_the_verification(conductor: Credentials, player: Credentials) -> None:

@@ -43,7 +43,6 @@ from orchestra.audience.desk import (
     Holding,
     Pausing,
     Released,
-    Reloaded,
     Resuming,
 )
 from orchestra.core.blockers import Standstill
@@ -64,6 +63,7 @@ from orchestra.model import (
     PlayerView,
     PrunePlan,
     Receipt,
+    Reloaded,
     Rerun,
     Rolling,
     Scope,

@@ -27,6 +27,7 @@ from orchestra.model import (
     PlayerView,
     PrunePlan,
     Receipt,
+    Reloaded,
     Rerun,
     Selection,
     State,
@@ -92,13 +93,6 @@ class Resuming(Struct, frozen=True, kw_only=True):
     job: int
     was: Paused | None
     freed: int
-
-
-class Reloaded(Struct, frozen=True, kw_only=True):
-    """What a reload changed, and what it refused (then the old one stays in force)."""
-
-    changed: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
 
 
 class About(Struct, frozen=True, kw_only=True):

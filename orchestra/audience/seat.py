@@ -5,12 +5,9 @@ Here is what all seats share: who the guest is, strict arguments, envelopes, lim
 ever crosses.
 """
 
-import errno
-import grp
 import os
 import pwd
 import socket
-import stat
 import struct
 import uuid
 from collections import Counter
@@ -19,14 +16,15 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec import Struct
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IPushProducer, IReactorUNIX
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorUNIX
 from twisted.logger import Logger
 from twisted.spread import pb
 from zope.interface import implementer
 
 from orchestra.audience import envelope
-from orchestra.errors import AlreadyRunning, BadRequest, FileProblem, InternalError, OrchestraError, TooMany
+from orchestra.audience.port import Door, SeatPort
+from orchestra.errors import BadRequest, InternalError, OrchestraError, TooMany
 from orchestra.model import Asker
 
 log = Logger()
@@ -35,7 +33,6 @@ MAX_CONNECTIONS: Final = 1_000
 MAX_CONNECTIONS_EACH: Final = 64  # per uid; root has no such limit, so that it can always look
 MAX_CALLS: Final = 64  # unanswered, per connection: with more, nothing further is read from it
 MOST_CALLS: Final = 4_096  # and past these, which one read may bring, they are refused
-MAX_PATH: Final = 107  # bytes, Linux unix(7)
 NO_LOGIN: Final = 0xFFFFFFFF
 
 
@@ -261,40 +258,19 @@ class _Factory(pb.PBServerFactory):
         full = len(self._house.brokers) >= MAX_CONNECTIONS
         return None if full else super().buildProtocol(addr)  # type: ignore[no-untyped-call]  # Twisted's
 
-
-class SeatPort(Service):
-    """The socket; open while the service runs."""
-
-    def __init__(self, reactor: IReactorUNIX, path: str, house: House, *, mode: int, group: str, what: str) -> None:
-        self._reactor = reactor
-        self._path = path
-        self._house = house
-        self._mode = mode
-        self._group = group
-        self._what = what
-        self._port: IListeningPort | None = None
-
-    def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
-        free_path(self._path, self._what)
-        factory: Any = _Factory(self._house)
-        self._port = self._reactor.listenUNIX(self._path, factory, backlog=128, mode=self._mode)
-        if self._group:
-            give_to_group(self._path, self._group)
-
-    async def _stop(self) -> None:
-        port, self._port = self._port, None
-        if port is not None:
-            await maybeDeferred(port.stopListening)
+    def dismiss(self) -> None:
         for broker in list(self._house.brokers):
             transport: Any = broker.transport
             if transport is not None:
                 transport.unregisterProducer()  # else loseConnection waits for it
                 transport.loseConnection()
 
-    def stopService(self) -> Deferred[None]:
-        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
-        return Deferred.fromCoroutine(self._stop())
+
+def door(seat: Callable[[Guest], Sitter]) -> Door:
+    """Behind it every guest is seated at what ``seat`` returns for them."""
+    made: Any = _Factory(House(seat))
+    found: Door = made
+    return found
 
 
 def seat_port(
@@ -307,47 +283,4 @@ def seat_port(
     what: str = "daemon",
 ) -> Service:
     """A service that seats every guest of the unix socket ``path`` at what ``seat`` returns for them."""
-    return SeatPort(reactor, path, House(seat), mode=mode, group=group, what=what)
-
-
-def free_path(path: str, what: str) -> None:
-    """Make sure a socket can be made at ``path``: what a dead daemon left is removed, a live one's is an error."""
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise FileProblem(file=path, problem=f"is too long for a socket: at most {MAX_PATH} bytes")
-    try:
-        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return _check_directory(path)
-    if not is_socket:
-        raise FileProblem(file=path, problem="is in the way: a socket is to be made here, and this is not one")
-    if _answers(path):
-        raise AlreadyRunning(what=what, path=path)
-    try:
-        os.unlink(path)
-    except OSError as problem:
-        raise FileProblem(file=path, problem=f"cannot be removed: {os.strerror(problem.errno or 0)}") from None
-
-
-def _check_directory(path: str) -> None:
-    directory = os.path.dirname(path) or "."
-    if not os.path.isdir(directory):
-        raise FileProblem(file=directory, problem="is not a directory; the socket is to be made there")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise FileProblem(file=directory, problem="cannot be written to; the socket is to be made there")
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog is somebody's too
-        return probe.connect_ex(path) != errno.ECONNREFUSED
-
-
-def give_to_group(path: str, group: str) -> None:
-    """Let ``group`` have the file ``path``."""
-    try:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
-    except KeyError:
-        raise FileProblem(file=path, problem=f"cannot be given to the group {group}: there is none") from None
-    except OSError as problem:
-        reason = os.strerror(problem.errno or 0)
-        raise FileProblem(file=path, problem=f"cannot be given to the group {group}: {reason}") from None
+    return SeatPort(reactor, path, door(seat), mode=mode, group=group, what=what)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestra.audience.desk import Reloaded
 from orchestra.cli.printing import many, print_json, safe, say, table, tell, when
 from orchestra.cli.session import (
     SETTINGS,
@@ -20,7 +19,7 @@ from orchestra.cli.session import (
 )
 from orchestra.core import explain
 from orchestra.errors import EX_CONFIG, UsageError
-from orchestra.model import PlayerView
+from orchestra.model import PlayerView, Reloaded
 
 if TYPE_CHECKING:
     from orchestra.audience.client import Orchestra

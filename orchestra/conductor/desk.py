@@ -20,7 +20,6 @@ from orchestra.audience.desk import (
     Holding,
     Listener,
     Released,
-    Reloaded,
     Watch,
 )
 from orchestra.conductor.dispatch import Dispatch
@@ -51,6 +50,7 @@ from orchestra.model import (
     NewJob,
     PlayerView,
     Receipt,
+    Reloaded,
     Scope,
     ScoreEntry,
     State,

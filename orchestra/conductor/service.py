@@ -17,12 +17,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from orchestra import __version__, settings
-from orchestra.audience.desk import Reloaded
 from orchestra.conductor.dispatch import Dispatch
 from orchestra.conductor.door import Limits, Porch
 from orchestra.conductor.targeting import Targeting, load_groups
 from orchestra.conductor.upkeep import Upkeep
 from orchestra.errors import EX_SOFTWARE, FileProblem, OrchestraError, TooManyRemoved
+from orchestra.model import Reloaded
 from orchestra.security import credentials as security
 from orchestra.security.contexts import ServerCredentials
 from orchestra.security.credentials import Credentials, is_revoked

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from orchestra import settings
 from orchestra.audience.perspective import audience_port
-from orchestra.audience.seat import free_path
+from orchestra.audience.port import free_path
 from orchestra.conductor.clock import StoreClock
 from orchestra.conductor.desk import FrontDesk
 from orchestra.conductor.dispatch import Dispatch

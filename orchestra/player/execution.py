@@ -7,10 +7,9 @@ A run that is adopted after a restart begins at once. A lost stage ends nothing:
 settling with the next stage makes another.
 """
 
+import enum
 from collections.abc import Callable
-from typing import Protocol
 
-from automat import TypeMachineBuilder
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,51 +19,12 @@ from orchestra.model import JournalEntry, Report, Told
 from orchestra.player.backstage import Outcome, StageProcess
 
 
-class _Life(Protocol):
-    """What can happen to a run."""
+class Life(enum.Enum):
+    """How far a run has come."""
 
-    def begun(self, at: int | None) -> None: ...
-    def refused(self, reason: str) -> None: ...
-    def over(self, outcome: Outcome) -> None: ...
-
-
-class _Tell:
-    """What is known of the run, and whom to tell."""
-
-    def __init__(
-        self,
-        entry: JournalEntry,
-        started: Callable[[JournalEntry, int], None],
-        ended: Callable[[Report], None],
-    ) -> None:
-        self.entry = entry
-        self.started = started
-        self.ended = ended
-
-
-_machine = TypeMachineBuilder(_Life, _Tell)
-_asked = _machine.state("asked")
-_running = _machine.state("running")
-_ended = _machine.state("ended")
-
-
-@_asked.upon(_Life.begun).to(_running)
-def _begin(life: _Life, tell: _Tell, at: int | None) -> None:
-    if at is not None:
-        tell.started(tell.entry, at)
-
-
-@_asked.upon(_Life.refused).to(_ended)
-def _refuse(life: _Life, tell: _Tell, reason: str) -> None:
-    tell.ended(Outcome(Told.REFUSED, reason).report(tell.entry))
-
-
-@_running.upon(_Life.over).to(_ended)
-def _report(life: _Life, tell: _Tell, outcome: Outcome) -> None:
-    tell.ended(outcome.report(tell.entry))
-
-
-_live = _machine.build()
+    ASKED = "asked"
+    RUNNING = "running"
+    ENDED = "ended"
 
 
 class Execution(ProcessProtocol):
@@ -82,14 +42,16 @@ class Execution(ProcessProtocol):
         alarmed: Callable[[JournalEntry, str], None] = lambda entry, words: None,
     ) -> None:
         self._entry = entry
-        self._alarmed = alarmed
-        self._life = _live(_Tell(entry, started, ended))
+        self._started, self._ended, self._alarmed = started, ended, alarmed
+        self._life = Life.ASKED
         self._process: StageProcess | None = None
 
     def makeConnection(self, transport: StageProcess) -> None:
         """It runs on the stage."""
+        self._move(Life.ASKED, Life.RUNNING)
         self._process = transport
-        self._life.begun(transport.started_at)
+        if transport.started_at is not None:
+            self._started(self._entry, transport.started_at)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """The stage worries about it."""
@@ -100,6 +62,13 @@ class Execution(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         """It is over, or was never begun."""
         if self._process is not None and self._process.outcome is not None:
-            self._life.over(self._process.outcome)
+            self._move(Life.RUNNING, Life.ENDED)
+            self._ended(self._process.outcome.report(self._entry))
         elif isinstance(reason.value, NotStarted):
-            self._life.refused(reason.value.sentence)
+            self._move(Life.ASKED, Life.ENDED)
+            self._ended(Outcome(Told.REFUSED, reason.value.sentence).report(self._entry))
+
+    def _move(self, here: Life, there: Life) -> None:
+        if self._life is not here:
+            raise ValueError(f"run {self._entry.seq} is {self._life.value}, and {there.value} comes after {here.value}")
+        self._life = there

@@ -4,7 +4,6 @@ Everything it knows is in ``runs/``, can be found by the mark, or is handed to t
 library only. How it becomes a process is in :mod:`orchestra.player.stage`.
 """
 
-import argparse
 import os
 import signal
 import socket
@@ -34,11 +33,12 @@ from orchestra.player.frames import VERSION, to_json
 from orchestra.player.keeping import Keeper
 from orchestra.player.launch import Users, launch
 from orchestra.player.loop import Loop
-from orchestra.player.pins import Pins, other_digest
+from orchestra.player.pins import Pins
 from orchestra.player.records import Key, done
 from orchestra.player.running import Ended, House, Run, Strays, Terms, refusal
-from orchestra.player.scorefile import ScoreFile, current, load
+from orchestra.player.scorefile import ScoreFile, current, load, other_digest
 from orchestra.player.stagelog import Log, traced
+from orchestra.player.stageoptions import StageOptions
 from orchestra.player.sweep import (
     MARK,
     Leader,
@@ -64,7 +64,7 @@ _MOST_FETCHED: Final = 1 << 20
 class Stage:
     """Performs scores, each run once; everything it knows is in ``runs/`` or can be found by the mark."""
 
-    def __init__(self, options: argparse.Namespace, log: Log) -> None:
+    def __init__(self, options: StageOptions, log: Log) -> None:
         self.loop = Loop(self._after_turn)
         self._options = options
         self._log = log

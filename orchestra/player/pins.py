@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
+from orchestra.checksum import sha256_of_file
 from orchestra.errors import NotStarted
-from orchestra.player.checksum import sha256_of_file
 from orchestra.player.loop import Loop
-from orchestra.player.scorefile import ScoreFile, digest_of
+from orchestra.player.scorefile import ScoreFile, digest_of, other_digest
 
 KEEP: Final = 600.0  # seconds that a copy stays when nothing runs from it
 
@@ -141,11 +141,6 @@ class Pins:
     def _remove(self, key: Key) -> None:
         del self._copies[key]
         _discard(os.path.dirname(self._path(key)))
-
-
-def other_digest(name: str, found: str, asked: str) -> str:
-    """Why a run that is pinned to a digest does not start from another."""
-    return f"score {name} is not the one that was asked for: its digest here is {found[:12]}, not {asked[:12]}"
 
 
 def _copy(source: str, target: str) -> None:

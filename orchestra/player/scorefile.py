@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, TypeVar
 
+from orchestra.checksum import sha256, sha256_of_file
 from orchestra.config import MAX_FILE
 from orchestra.errors import NoSuchScore, UnfitScore
-from orchestra.player.checksum import sha256, sha256_of_file
 from orchestra.player.rules import Rules, plain, read_rules, unfit
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -130,6 +130,11 @@ def digest_of(executable: bytes, conf: bytes | None) -> str:
     """The digest of a score, from the SHA-256 of its file and of its ``.conf``, if it has one."""
     # parts of equal length, so that no two pairs of files read alike
     return sha256(b"orchestra score 1\0" + executable + (conf or b"")).hex()
+
+
+def other_digest(name: str, found: str, asked: str) -> str:
+    """Why a run that is pinned to a digest does not start from another."""
+    return f"score {name} is not the one that was asked for: its digest here is {found[:12]}, not {asked[:12]}"
 
 
 def _digest(path: str) -> bytes:

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Protocol
 
 from msgspec import Meta, Struct
-from twisted.application.service import Service
 
-from orchestra.audience.desk import Reloaded
 from orchestra.audience.node import Idle, Killing, NodeStatus
-from orchestra.audience.seat import Guest, Method, Nothing, Plain, seat_port
+from orchestra.audience.port import Door
+from orchestra.audience.seat import Guest, Method, Nothing, Plain, door
 from orchestra.errors import OwnerOnly
+from orchestra.model import Reloaded
 
 MOST_SECONDS = 30.0  # an answer is to come while somebody still waits for it
 
@@ -39,15 +39,15 @@ class Player(Protocol):
     def kill(self, by: str, seqs: tuple[int, ...] | None) -> Killing: ...
 
 
-def make(reactor: Any, path: str, player: Player) -> Service:
-    """The service that listens at ``path``; root and the player's own user may use it."""
+def open_door(player: Player) -> Door:
+    """The door to a player's seat; root and the player's own user may come in."""
 
     def seat(guest: Guest) -> Plain:
         if guest.asker.uid not in (0, os.geteuid()):
             raise OwnerOnly(who=guest.asker.name, daemon="player")
         return Plain(_methods(player, guest.asker.name))
 
-    return seat_port(reactor, path, seat, mode=0o600, what="player")
+    return door(seat)
 
 
 def _methods(player: Player, who: str) -> dict[str, Method]:

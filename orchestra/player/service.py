@@ -14,7 +14,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from orchestra import __version__
-from orchestra.audience.desk import Reloaded
 from orchestra.audience.node import Drained, Idle, Killing, NodeStatus
 from orchestra.core.worklist import GapInSequence, Judgement, Steps, Worklist
 from orchestra.errors import EX_SOFTWARE, NoStage, NoSuchRun, NotSaved, OrchestraError, StoreFailed, UnfitScore
@@ -26,6 +25,7 @@ from orchestra.model import (
     JournalChange,
     JournalEntry,
     Perform,
+    Reloaded,
     Report,
     Run,
     Started,
@@ -38,9 +38,9 @@ from orchestra.player.backstage import Backstage, Standing
 from orchestra.player.drain import Marker
 from orchestra.player.execution import Execution
 from orchestra.player.line import Connector, Line
-from orchestra.player.pins import other_digest
 from orchestra.player.repertoire import Repertoire
 from orchestra.player.reporting import Reporter
+from orchestra.player.scorefile import other_digest
 from orchestra.settings import needs_restart
 from orchestra.store.journal import Journal
 from orchestra.store.reserve import Reserve

@@ -5,7 +5,6 @@ the privilege wall: a player may name a score and its parameters and nothing els
 is read from disk here. What is said on the socket is in :mod:`orchestra.player.frames`.
 """
 
-import argparse
 import os
 import socket
 import sys
@@ -20,14 +19,15 @@ from orchestra.player.launch import reserve
 from orchestra.player.performing import Stage
 from orchestra.player.premises import listen, lock, plain_signals
 from orchestra.player.stagelog import Log
+from orchestra.player.stageoptions import StageOptions
 
 
-def _open_stage(options: argparse.Namespace) -> tuple[Stage, socket.socket]:
+def _open_stage(options: StageOptions) -> tuple[Stage, socket.socket]:
     """A stage that is ready to serve, alone in its directory."""
     if os.geteuid() == 0 and not options.score_user:
         raise ScoreUserMissing()
     if options.resume is not None:
-        return _resumed(options)
+        return _resumed(options, options.resume)
     os.umask(0o077)
     try:
         os.makedirs(os.path.join(options.dir, "runs"), exist_ok=True)
@@ -42,15 +42,15 @@ def _open_stage(options: argparse.Namespace) -> tuple[Stage, socket.socket]:
     return stage, listen(options.socket, options.player_uid)
 
 
-def _resumed(options: argparse.Namespace) -> tuple[Stage, socket.socket]:
+def _resumed(options: StageOptions, book: int) -> tuple[Stage, socket.socket]:
     """The stage that this process was before it became this program."""
-    state = handover.handed(options.resume)
+    state = handover.handed(book)
     options.lock = state["lock"]
     stage = Stage(options, Log(options.log))
     return stage, stage.take_over(state)
 
 
-def _detach(options: argparse.Namespace) -> int:
+def _detach(options: StageOptions) -> int:
     """Go on as nobody's child; the process that was started returns when the stage is ready, or with its complaint."""
     inlet, outlet = os.pipe()
     if os.fork():
@@ -67,7 +67,7 @@ def _detach(options: argparse.Namespace) -> int:
     _serve_detached(options, outlet)
 
 
-def _serve_detached(options: argparse.Namespace, outlet: int) -> NoReturn:
+def _serve_detached(options: StageOptions, outlet: int) -> NoReturn:
     status = os.EX_SOFTWARE
     try:
         stage, listener = _open_stage(options)
@@ -85,31 +85,17 @@ def _serve_detached(options: argparse.Namespace, outlet: int) -> NoReturn:
         os._exit(status)
 
 
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="stage", description="The stage on which a player's scores are performed.")
-    parser.add_argument(
-        "--check", type=int, nargs="?", const=handover.FORMAT, help="only see whether this program loads and takes over"
-    )
-    parser.add_argument("--socket", type=os.path.abspath, help="where the player finds it")
-    parser.add_argument("--dir", type=os.path.abspath, help="where it keeps what it knows about runs")
-    parser.add_argument("--scores", type=os.path.abspath, help="the directory of the scores")
-    parser.add_argument("--score-user", help="as whom scores run that name no user; needed if this runs as root")
-    parser.add_argument("--player-uid", type=int, help="the player's user, who may ask for scores beside root")
-    parser.add_argument("--log", type=os.path.abspath, help="a log file; stderr without")
-    parser.add_argument("--detach", action="store_true", help="go on in the background once it is ready")
-    parser.add_argument("--resume", type=int, help="this process was a stage already; what it knows is in this file")
-    options = parser.parse_args(arguments)
-    if options.check is None and not (options.socket and options.dir and options.scores):
-        parser.error("--socket, --dir and --scores are needed")
-    return options
+def _check(handed_over: int) -> int:
+    """That this program loads is seen by our being here; does it take over what is handed over like this?"""
+    fits = handed_over in handover.KNOWN
+    print("ok" if fits else "this program cannot take over from that one")
+    return int(not fits)
 
 
 def main(arguments: list[str]) -> int:
-    options = _options(arguments)
+    options = StageOptions(arguments)
     if options.check is not None:
-        known = options.check in handover.KNOWN
-        print("ok" if known else "this program cannot take over from that one")
-        return int(not known)
+        return _check(options.check)
     reserve()
     if options.detach and options.resume is None:
         return _detach(options)

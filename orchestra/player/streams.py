@@ -6,8 +6,8 @@ Standard library only. Reading the pipes is the run's business.
 import json
 from typing import Any, Final
 
+from orchestra.checksum import Running, sha256
 from orchestra.player import handover
-from orchestra.player.checksum import Running, sha256
 
 LONGEST_LINE: Final = 64 * 1024
 RESPONSE_LIMIT: Final = 64 * 1024

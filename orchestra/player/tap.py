@@ -1,5 +1,7 @@
 """Makes the player: the one place that knows all of its parts."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import sys
@@ -8,14 +10,14 @@ from functools import partial
 from random import SystemRandom
 from typing import Any, Final
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService, MultiService, Service
 
 from orchestra import settings
-from orchestra.audience.seat import free_path
+from orchestra.audience.port import Door, LateDoor, SeatPort, free_path
 from orchestra.errors import EX_SOFTWARE, OrchestraError, ScoreUserMissing, StoreFailed
 from orchestra.hangup import Hangup
 from orchestra.options import PlayerOptions, refuse, stop_failing
-from orchestra.player import facts, seat
+from orchestra.player import facts
 from orchestra.player.backstage import Backstage, start_stage
 from orchestra.player.launch import is_user
 from orchestra.player.line import Connector
@@ -46,7 +48,7 @@ def makeService(options: PlayerOptions) -> IService:
 
 def _make(reactor: Any, options: PlayerOptions) -> IService:
     chosen: settings.PlayerSettings = options.read()
-    tls = ClientCredentials(load_credentials(chosen), chosen.key_exchange)
+    tls = ClientCredentials(load_credentials(chosen), chosen.key_exchange, [each.name for each in chosen.conductors])
     as_another_user = bool(options.parent is not None and options.parent.get("uid"))
     if chosen.stage_start:
         _check_score_user(options, chosen.score_user, os.geteuid() == 0 and not as_another_user)
@@ -95,10 +97,25 @@ def _make(reactor: Any, options: PlayerOptions) -> IService:
     )
     gc.set_threshold(100_000, 50, 1000)
     services = MultiService()
-    for service in (player, seat.make(reactor, chosen.seat, player), Hangup(reactor, player.reload)):
+    door = LateDoor(partial(_open_door, player))
+    seat: Service = SeatPort(reactor, chosen.seat, door, mode=0o600, what="player")
+    for service in (player, seat, Hangup(reactor, player.reload)):
         service.setServiceParent(services)
     reactor.callWhenRunning(tell_ready)
+    reactor.callWhenRunning(give_back)
     return services
+
+
+def _open_door(player: Player) -> Door:
+    from orchestra.player.seat import open_door  # with Perspective Broker: 0.7 MB, for an operator who may never come
+
+    return open_door(player)
+
+
+def give_back() -> None:
+    """Return to the system what it took to load all this. The C library would keep it, 0.7 MB, to use it again."""
+    with contextlib.suppress(AttributeError):  # not every one has such a call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_score_user(options: PlayerOptions, score_user: str, as_root: bool) -> None:

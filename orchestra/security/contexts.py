@@ -7,7 +7,7 @@ the peer still gets the alert that belongs to it.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from cryptography import x509
@@ -104,14 +104,19 @@ def client_options(
 class ClientCredentials:
     """The player's side: one :func:`client_options` per conductor, made once per set of credentials."""
 
-    def __init__(self, credentials: Credentials, key_exchange: str = CLASSICAL) -> None:
+    def __init__(
+        self, credentials: Credentials, key_exchange: str = CLASSICAL, conductors: Collection[str] = ()
+    ) -> None:
+        """``conductors``: those whose options are made at once. What OpenSSL dislikes is said then, not at the first
+        connection; and a daemon, which forks after that, never has in memory what only this needs of OpenSSL."""
         self._key_exchange = key_exchange
+        self._conductors = conductors
         self.replace(credentials)
 
     def replace(self, credentials: Credentials) -> None:
         """Connect from now on with these."""
+        self._options = {name: client_options(credentials, name, self._key_exchange) for name in self._conductors}
         self.credentials = credentials
-        self._options: dict[str, IOpenSSLClientConnectionCreator] = {}
 
     def options(self, conductor_name: str) -> IOpenSSLClientConnectionCreator:
         """What connects to the conductor called ``conductor_name``."""

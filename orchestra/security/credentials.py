@@ -4,7 +4,6 @@ Everything is checked when it is loaded, the way a peer would check it, so that 
 failed handshake. How TLS is spoken with it is said by :mod:`orchestra.security.contexts`.
 """
 
-import hashlib
 import os
 import re
 import stat
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import crypto
 
+from orchestra.checksum import sha256
 from orchestra.errors import BadCredentials, WrongCertificate
 from orchestra.security.names import audience_name, conductor_names, describe, issuer, player_name
 
@@ -127,7 +127,7 @@ def load(certificate: str, key: str, ca: str, crl: str | None, role: Role) -> Cr
         key=_private_key(secret),
         authorities=_certificates(trusted),
         crls=crls,
-        digest=hashlib.sha256(b"\0".join(source.data for source in sources)).hexdigest(),
+        digest=sha256(b"\0".join(source.data for source in sources)).hex(),
         stamps=tuple(source.stamp for source in sources),
         revoked=frozenset(_revoked(crls or ())),
     )

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Sequence
-from importlib import resources
 from sqlite3 import Connection
 from typing import Final
 
@@ -215,6 +214,8 @@ def in_memory() -> Connection:
 
 def schemas() -> list[tuple[int, str]]:
     """Every step of the schema, by its number."""
+    from importlib import resources  # a journal has no such steps, and this is half as large as a journal's code
+
     directory = resources.files("orchestra.store") / "schema"
     files = sorted((entry.name, entry) for entry in directory.iterdir() if entry.name.endswith(".sql"))
     return [(int(name.split(".")[0]), entry.read_text()) for name, entry in files]

@@ -1,7 +1,7 @@
-"""sha256 of what a run writes and of what a score is. Standard library only.
+"""sha256 for the processes that are to be small. Standard library only.
 
-OpenSSL's is the fastest and takes 4 MB of a process that is to be small, so it is loaded for what is long; little is
-left to Python's own.
+OpenSSL's is the fastest and takes 4 MB of a stage, 1 MB of a player, so it is loaded for what is long; little is left
+to Python's own.
 """
 
 import os
