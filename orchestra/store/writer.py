@@ -247,11 +247,9 @@ def commit(connection: Connection, path: str, group: Group) -> tuple[list[Done],
         cursor.execute("BEGIN IMMEDIATE")
         if len(group) == 1:
             work, done = group[0]
-            results = [(done, _alone(cursor, work))]
-        else:
-            results = [(done, _attempt(cursor, work)) for work, done in group]
-        if connection.in_transaction:
-            cursor.execute("COMMIT")
+            return [(done, _alone(cursor, work))], None
+        results = [(done, _attempt(cursor, work)) for work, done in group]
+        cursor.execute("COMMIT")
     except sqlite3.Error as problem:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
@@ -265,15 +263,17 @@ def _code(problem: sqlite3.Error) -> int:
 
 
 def _alone(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
-    """The result of ``work``, or its failure with the transaction rolled back. A failing disk is everybody's."""
+    """The result of ``work``, committed, or its failure with the transaction rolled back. A failing disk is raised."""
     try:
-        return work(cursor)
+        result = work(cursor)
     except Exception as problem:  # whatever it was reaches the one who asked
         if _is_disks(problem):
             raise
         failure = Failure()
         cursor.execute("ROLLBACK")
         return failure
+    cursor.execute("COMMIT")
+    return result
 
 
 def _attempt(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
