@@ -622,11 +622,12 @@ def test_the_file_of_a_forgotten_run_serves_the_next(theatre: Theatre, player: P
     """Its outcome is not taken for the next run's, whenever the stage dies."""
     theatre.score("greet", "echo hello")
     theatre.score("long", "exec sleep 60")
-    player.outcome(1, "greet")
-    player.outcome(2, "greet")
+    for seq in (1, 2, 3):
+        player.outcome(seq, "greet")
     file = theatre.begun(1).stat().st_ino
     player.say(type="forget", seqs=[1])
-    player.outcome(3, "greet")
+    player.say(type="fetch", seq=2, stream=1, offset=0, size=1)
+    player.hear("piece", 2)  # and with that it has heard what was said before
     player.perform(4, "long")
     player.hear("started", 4)
     assert theatre.begun(4).stat().st_ino == file
