@@ -3,6 +3,7 @@
 from random import Random
 from typing import Any
 
+import pytest
 import pytest_twisted
 from ends import ending
 from pki import pki
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactorClock
 
 from orchestra.model import Hello, Perform, Welcome
 from orchestra.player.line import Connector, Line
@@ -115,3 +117,14 @@ async def test_a_player_can_be_stopped_while_it_is_dialling() -> None:
     await listening.close()
     assert came == []
     assert connector.reach.next_try is None
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_is_dialled_without_asking_a_resolver(host: str) -> None:
+    """That would be a thread; and who has lost its resolver still finds its conductor."""
+    memory: Any = MemoryReactorClock()
+    tls = ClientCredentials(pki().credentials("player", "p1.example"))
+    connector = Connector(memory, [ConductorAddress("c.example", host, 7712)], tls, Player(), 30.0, Patient())
+    connector.start()
+    assert [(client[0], client[1]) for client in memory.tcpClients] == [(host, 7712)]
+    connector.stop()
