@@ -1,6 +1,7 @@
 """The line between two real ends, in memory: what arrives, what is answered, and who is cut off."""
 
 import gc
+import socket
 import weakref
 from typing import Any
 
@@ -22,7 +23,7 @@ from orchestra.security.contexts import ServerCredentials, client_options
 from orchestra.wire import batches
 from orchestra.wire.batches import CHUNK, MOST, ROOM, Joiner, TooMuch, chunks, portion
 from orchestra.wire.commands import BEAT, CANCEL, PROGRESS, REPORT, Command
-from orchestra.wire.peer import ABORT_AFTER, MAX_KEYS, MAX_WAITING, Peer
+from orchestra.wire.peer import ABORT_AFTER, MAX_KEYS, MAX_WAITING, Peer, watch_for_silence
 from orchestra.wire.tls import over_tls
 
 BLOB = Command(b"blob", bytes)
@@ -407,3 +408,24 @@ def test_a_cut_line_leaves_no_tls_to_the_garbage_collector() -> None:
         assert left() is None
     finally:
         gc.enable()
+
+
+def test_a_single_probe_that_is_lost_ends_no_line() -> None:
+    """The kernel would stop counting them, had it less time than all of them take."""
+
+    class Transport:
+        def __init__(self, sock: socket.socket) -> None:
+            self.socket = sock
+
+        def setTcpKeepAlive(self, on: int) -> None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, on)
+
+        def setTcpNoDelay(self, on: int) -> None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, on)
+
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
+        watch_for_silence(Transport(sock))
+        names = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        within, idle, between, probes = (sock.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert within >= 1000 * (idle + between * probes)

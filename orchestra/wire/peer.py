@@ -266,5 +266,6 @@ def watch_for_silence(transport: Any) -> None:
     transport.setTcpKeepAlive(1)
     transport.setTcpNoDelay(1)
     options = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
-    for option, value in itertools.chain(options, ((getattr(socket, "TCP_USER_TIMEOUT", 18), 20_000),)):
+    # a shorter one would end the line with the first probe that is lost, and idle fleets probe all at once
+    for option, value in itertools.chain(options, ((getattr(socket, "TCP_USER_TIMEOUT", 18), 35_000),)):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
