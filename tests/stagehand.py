@@ -10,13 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import orchestra.player.stage
-from orchestra.player.frames import MOST_TO_PLAYER, Frames, encode
+from orchestra.player.frames import MOST_TO_PLAYER, Frames, encode, pack
+from orchestra.player.records import RunFiles
+from orchestra.player.sweep import start_of
 
 PATIENCE = 20.0
 IMPATIENT = """\
@@ -90,6 +93,23 @@ class Theatre:
     def begun(self, seq: int) -> Path:
         """The file that says that a run was begun."""
         return self.state / "runs" / self.journal / str(seq)
+
+    def files(self, seq: int) -> RunFiles:
+        """What is on disk about a run."""
+        return RunFiles(str(self.state), self.journal, seq)
+
+    def age(self, seq: int) -> None:
+        """What is on disk about a run becomes what an earlier stage would have written."""
+        kept, leader = self.files(seq).done(), self.files(seq).leader()
+        self.begun(seq).unlink()
+        self.begun(seq).touch()
+        if leader:
+            os.symlink(
+                f"{leader.pid} {start_of(leader.pid)} {leader.boot} {leader.cgroup}", f"{self.begun(seq)}.leader"
+            )
+        if kept:
+            frame = pack(kept.text.encode(), kept.body)
+            Path(f"{self.begun(seq)}.done").write_bytes(zlib.crc32(frame).to_bytes(4, "big") + frame)
 
 
 class Player:

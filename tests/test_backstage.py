@@ -239,9 +239,7 @@ async def test_an_end_before_the_adoption_is_not_missed(theatre: Theatre, troupe
     standing = await troupe.backstage.connect()
     assert set(standing.running) == {1}
     (tmp_path / "go").write_text("done\n")
-    while (
-        not theatre.begun(1).with_suffix(".done").exists()
-    ):  # rounds through the stage: it has told us by the next answer
+    while not theatre.files(1).done():  # rounds through the stage: it has told us by the next answer
         await troupe.perform(2 + len(troupe.reports), "echo")
     await troupe.perform(2 + len(troupe.reports), "echo")
     troupe.backstage.adopt(1, troupe.execution(troupe.entry(1, "wait")))

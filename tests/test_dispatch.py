@@ -1,6 +1,7 @@
 """The conductor's traffic with its players, over real doors and a real store: only time and network are simulated."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from sqlite3 import Cursor
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from storehouse import ANNE, HOUR, job
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from orchestra.conductor.dispatch import AWAY, Dispatch
+from orchestra.conductor.dispatch import AWAY, RETRY, Dispatch
 from orchestra.conductor.door import Door, Limits
 from orchestra.conductor.feed import Feed
+from orchestra.errors import NotSaved
 from orchestra.model import (
     PROTOCOL,
     Announce,
@@ -29,11 +31,12 @@ from orchestra.model import (
     Welcome,
 )
 from orchestra.store import sqlite, statements
+from orchestra.store.saver import Saver
 from orchestra.store.writer import Inline
 from orchestra.wire import commands
 from orchestra.wire.peer import Peer
 
-WEB1, WEB2 = 1, 2
+WEB1, WEB2, WEB3 = 1, 2, 3
 
 
 def score(name: str, **changes: Any) -> ScoreEntry:
@@ -82,6 +85,28 @@ class Player:
         return [run.job for perform in performs for run in perform.runs]
 
 
+class SlowDisk:
+    """Commits when the test says so."""
+
+    def __init__(self, inline: Inline) -> None:
+        self.asked: list[tuple[Callable[[Cursor], Any], Deferred[Any]]] = []
+        self._inline = inline
+
+    def write(self, work: Callable[[Cursor], Any], *, brief: bool = False) -> "Deferred[Any]":
+        self.asked.append((work, Deferred()))
+        return self.asked[-1][1]
+
+    def commit(self) -> None:
+        asked, self.asked = self.asked, []
+        for work, done in asked:
+            self._inline.write(work).chainDeferred(done)
+
+    def refuse(self) -> None:
+        asked, self.asked = self.asked, []
+        for _, done in asked:
+            done.errback(NotSaved(problem="the disk is full"))
+
+
 class House:
     """A conductor without daemons around it."""
 
@@ -89,19 +114,19 @@ class House:
         self.clock = Clock()
         self.inline = Inline(sqlite.in_memory())
         self.now = 0
-        names = ["web-1", "web-2"]
+        names = ["web-1", "web-2", "web-3"]
         self.inline.write(lambda cursor: statements.sync_players(cursor, names, 0))
         self.players: list[Player] = []
         self.begin("conductor-1")
 
-    def begin(self, owner: str) -> None:
+    def begin(self, owner: str, saver: Saver | None = None) -> None:
         """This is the conductor from now on."""
         self.feed = Feed(
             lambda number, since, limit: self.inline.read(lambda c: statements.news(c, number, since, limit)),
             lambda number: self.inline.read(lambda c: statements.ended(c, number)),
         )
-        self.dispatch = Dispatch(self.inline, self.clock, lambda: self.now, owner, self.feed)
-        self.dispatch.ids = {"web-1": WEB1, "web-2": WEB2}
+        self.dispatch = Dispatch(saver or self.inline, self.clock, lambda: self.now, owner, self.feed)
+        self.dispatch.ids = {"web-1": WEB1, "web-2": WEB2, "web-3": WEB3}
 
     def player(self, number: int, *, slow: bool = False) -> Player:
         """One that takes its time over a Welcome, if it is slow."""
@@ -249,6 +274,46 @@ def test_nothing_is_given_before_the_welcome_is_settled(house: House) -> None:
     assert again.runs == [1]
 
 
+@pytest.fixture
+def crowd(house: House) -> tuple[SlowDisk, list[Player]]:
+    """Three players for which work waits have said Hello; nothing is claimed for them yet."""
+    house.submit(WEB1, WEB2, WEB3)
+    house.inline.write(lambda cursor: statements.announce(cursor, WEB1, UPTIME, 0))
+    disk = SlowDisk(house.inline)
+    house.begin("conductor-2", disk)
+    players = [house.player(number) for number in (WEB1, WEB2, WEB3)]
+    for player in players:
+        player.hello(UPTIME.digest)
+    disk.commit()
+    house.flush()
+    return disk, players
+
+
+def test_who_comes_while_others_are_given_work_is_given_it_together(crowd: tuple[SlowDisk, list[Player]]) -> None:
+    """A fleet that is back after a restart would else have a claim committed for each of its players."""
+    disk, players = crowd
+    assert len(disk.asked) == 1
+    disk.commit()
+    assert len(disk.asked) == 1
+    disk.commit()
+    for player in players:
+        player.ends.flush()
+    assert ([player.runs for player in players], disk.asked) == ([[1], [1], [1]], [])
+
+
+def test_a_claim_that_could_not_be_saved_keeps_nobody_waiting(
+    house: House, crowd: tuple[SlowDisk, list[Player]]
+) -> None:
+    """Those that came after it have theirs; it is made again later."""
+    disk, players = crowd
+    disk.refuse()
+    disk.commit()
+    house.flush()
+    assert [bool(player.runs) for player in players[1:]] == [True, True]
+    house.clock.advance(RETRY)
+    assert len(disk.asked) == 1
+
+
 EVERYTHING = (Held.EVERYTHING, "")
 WEB_1 = (Held.HOST, "web-1")
 BOTH = Catalogue.of((score("uptime"), score("narrow", concurrency=1), score("wide", concurrency=8)), ())
@@ -307,7 +372,7 @@ class Later:
         self._inline = inline
         self._said: list[tuple[Deferred[Any], Deferred[Any]]] = []
 
-    def write(self, work: Any) -> "Deferred[Any]":
+    def write(self, work: Any, *, brief: bool = False) -> "Deferred[Any]":
         self._said.append((self._inline.write(work), Deferred()))
         return self._said[-1][1]
 

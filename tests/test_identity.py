@@ -18,8 +18,7 @@ from orchestra.audience.client import Ask, Scope
 from orchestra.cli import theatre as theatres
 from orchestra.cli.theatre import wait_until
 from orchestra.core.worklist import REBOOTED_RUNNING
-from orchestra.player.records import RunFiles
-from orchestra.player.sweep import Leader, boot_id, cgroup_of, scan, start_of, strike
+from orchestra.player.sweep import Leader, boot_id, cgroup_of, now, scan, start_of, strike
 
 
 @pytest.fixture
@@ -88,14 +87,22 @@ def test_who_has_the_number_that_a_dead_stage_recorded_is_left_alone(
     pid = player.hear("started")[0]["pid"]
     stage.stages[0].kill()
     stage.stages[0].wait(PATIENCE)
-    files = RunFiles(str(stage.state), stage.journal, 1)
-    os.unlink(f"{files.path}.leader")
     started = start_of(innocent.pid) - older
-    files.write_leader(Leader(innocent.pid, started, boot or boot_id(), cgroup_of(innocent.pid)))
+    with stage.begun(1).open("r+b") as file:
+        leader = Leader(innocent.pid, started - 1, started, boot or boot_id(), cgroup_of(innocent.pid))
+        stage.files(1).write_leader(file.fileno(), leader)
     stage.start()
     assert not alive(pid)
     assert alive(innocent.pid) is spared
     assert Player(stage).standing["runs"] == {"1": {"state": "swept"}}
+
+
+def test_who_is_started_starts_between_two_looks_at_the_clock() -> None:
+    """So the stage need not ask when it was."""
+    before = now()
+    with subprocess.Popen(["/bin/sleep", "600"]) as child:
+        assert before <= start_of(child.pid) <= now()
+        child.kill()
 
 
 def test_a_signal_reaches_only_who_was_seen(innocent: "subprocess.Popen[bytes]") -> None:

@@ -30,7 +30,6 @@ from stagehand import (
 
 import orchestra.player.stage
 from orchestra.player import handover
-from orchestra.player.records import RunFiles
 from orchestra.player.streams import Answers, Kept
 from orchestra.player.sweep import scan
 
@@ -127,8 +126,36 @@ def test_signals_that_the_stage_was_told_to_ignore_are_not_ignored_by_scores(the
     player = Player(theatre)
     player.perform(1, "deaf")
     _, body = player.ended(1)
-    assert int(body.split()[1], 16) == 0
+    ignored = int(body.split()[1], 16)
+    assert [number for number in signal.valid_signals() if ignored >> number - 1 & 1] == []
     player.close()
+
+
+def test_what_the_stage_was_started_with_goes_to_no_score(theatre: Theatre, tmp_path: Path) -> None:
+    """A descriptor that its parent forgot to close; and none is missed that its parent has closed."""
+    theatre.score("handles", "ls -l /proc/self/fd | grep -c '[0-9]* -> '")
+    with (tmp_path / "secret").open("w") as file:
+        theatre.run(["/bin/sh", "-c", 'exec "$@" <&-', "-", *theatre.command()], pass_fds=[file.fileno()])
+    player = Player(theatre)
+    player.perform(1, "handles")
+    assert player.ended(1)[1] == b"4\n"  # three, and the directory that ls looks at
+    player.close()
+
+
+def test_a_run_is_told_to_have_started_before_it_has_ended(theatre: Theatre, player: Player) -> None:
+    """Whether it is over at once or not."""
+    theatre.score("quick", "true")
+    theatre.score("slow", "sleep 0.1")
+    for seq, name in enumerate(("quick", "slow", "quick"), 1):
+        player.perform(seq, name)
+    heard = [(message["type"], message["seq"]) for message, _ in (player.hear() for _ in range(6))]
+    assert sorted(heard) == [(kind, seq) for kind in ("ended", "started") for seq in (1, 2, 3)]
+    assert all(heard.index(("started", seq)) < heard.index(("ended", seq)) for seq in (1, 2, 3))
+
+
+def test_a_timeout_may_be_shorter_than_a_run_is_young(theatre: Theatre, player: Player) -> None:
+    theatre.score("slow", "exec sleep 60", "timeout = 1ms")
+    assert player.outcome(1, "slow")["reason"] == "ran longer than its timeout of 0.001s"
 
 
 # ---- output
@@ -546,18 +573,19 @@ def test_a_damaged_record_counts_as_none(theatre: Theatre, player: Player) -> No
     player.outcome(1, "greet")
     theatre.stages[0].kill()
     theatre.stages[0].wait(PATIENCE)
-    record = theatre.begun(1).with_suffix(".done")
+    record = theatre.begun(1)
     record.write_bytes(record.read_bytes()[:-2] + b"?\n")
     theatre.start()
     assert Player(theatre).standing["runs"] == {"1": {"state": "swept"}}
 
 
-def test_an_outcome_whose_beginning_is_gone_is_kept_and_not_begun_again(theatre: Theatre, player: Player) -> None:
-    """A power failure may take either of what was written at about the same time."""
+def test_what_an_earlier_stage_has_left_is_understood_and_removed(theatre: Theatre, player: Player) -> None:
+    """It had three files for a run. A power failure may have taken the first of them."""
     theatre.score("greet", "echo hello")
     first = player.outcome(1, "greet")
     theatre.stages[0].kill()
     theatre.stages[0].wait(PATIENCE)
+    theatre.age(1)
     theatre.begun(1).unlink()
     theatre.start()
     again = Player(theatre)
@@ -566,8 +594,60 @@ def test_an_outcome_whose_beginning_is_gone_is_kept_and_not_begun_again(theatre:
     again.hear("repeated", 1)
     again.say(type="forget", seqs=[1])
     again.outcome(2, "greet")
-    assert sorted(path.name for path in theatre.begun(1).parent.iterdir()) == ["2", "2.done", "2.leader"]
+    assert sorted(path.name for path in theatre.begun(1).parent.iterdir()) == ["2"]
     again.close()
+
+
+def test_what_an_earlier_stage_was_running_is_swept(theatre: Theatre, player: Player, tmp_path: Path) -> None:
+    """By who it has recorded as its first process, if there is no mark any more."""
+    os.mkfifo(tmp_path / "up")
+    theatre.score("bare", f"exec env -i /bin/sh -c 'echo $$ > {tmp_path}/up; exec sleep 60'")
+    player.perform(1, "bare")
+    pid = int(read_fifo(tmp_path / "up"))
+    theatre.stages[0].kill()
+    theatre.stages[0].wait(PATIENCE)
+    theatre.age(1)
+    theatre.start()
+    assert not alive(pid)
+    again = Player(theatre)
+    assert again.standing["runs"] == {"1": {"state": "swept"}}
+    again.say(type="forget", seqs=[1])
+    again.perform(2, "bare")
+    again.hear("started", 2)
+    assert sorted(path.name for path in theatre.begun(1).parent.iterdir()) == ["2"]
+    again.close()
+
+
+def test_the_file_of_a_forgotten_run_serves_the_next(theatre: Theatre, player: Player) -> None:
+    """Its outcome is not taken for the next run's, whenever the stage dies."""
+    theatre.score("greet", "echo hello")
+    theatre.score("long", "exec sleep 60")
+    player.outcome(1, "greet")
+    player.outcome(2, "greet")
+    file = theatre.begun(1).stat().st_ino
+    player.say(type="forget", seqs=[1])
+    player.outcome(3, "greet")
+    player.perform(4, "long")
+    player.hear("started", 4)
+    assert theatre.begun(4).stat().st_ino == file
+    theatre.stages[0].kill()
+    theatre.stages[0].wait(PATIENCE)
+    theatre.start()
+    runs = Player(theatre).standing["runs"]
+    assert {seq: run["state"] for seq, run in runs.items()} == {"2": "done", "3": "done", "4": "swept"}
+
+
+def test_a_run_that_was_begun_is_not_begun_in_a_spare_file(theatre: Theatre, player: Player) -> None:
+    """Exclusive, as ever: what was begun stays what it was."""
+    theatre.score("greet", "echo hello")
+    for seq in (1, 2):
+        player.outcome(seq, "greet")
+    player.say(type="forget", seqs=[1])
+    player.outcome(3, "greet")
+    player.perform(2, "greet")
+    assert player.hear()[0] == {"type": "repeated", "seq": 2}
+    kept = theatre.files(2).done()
+    assert kept and kept.body == b"hello\n"
 
 
 def test_an_outcome_nobody_heard_is_on_disk(theatre: Theatre, player: Player, tmp_path: Path) -> None:
@@ -579,7 +659,7 @@ def test_an_outcome_nobody_heard_is_on_disk(theatre: Theatre, player: Player, tm
     (tmp_path / "go").write_text("")
     run = (again := Player(theatre)).standing["runs"]["1"]
     outcome = run["outcome"] if run["state"] == "done" else again.ended(1)[0]
-    done = RunFiles(str(theatre.state), theatre.journal, 1).done()
+    done = theatre.files(1).done()
     assert done and done.outcome == outcome and outcome["rc"] == 5
     again.close()
 
@@ -813,6 +893,8 @@ def test_a_log_is_opened_anew_on_sighup(theatre: Theatre) -> None:
         os.kill(stage, signal.SIGHUP)
         player.outcome(2, "greet")
         player.outcome(3, "greet")
+        player.perform(4, "missing")
+        player.hear("refused")  # the log is written when what it is about was said
         assert "run 3: ok" in theatre.log.read_text()
     finally:
         player.close()

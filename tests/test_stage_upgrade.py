@@ -206,7 +206,7 @@ def test_short_runs_over_a_storm_of_upgrades_end_once_each(stage: Theatre, playe
     ("file", "old", "new"),
     [
         ("player/sweep.py", "import os", "this is no Python"),
-        ("player/handover.py", "FORMAT: Final = 2", "FORMAT: Final = 99"),
+        ("player/handover.py", "FORMAT: Final = 3", "FORMAT: Final = 99"),
         ("player/stage.py", "def main(", "os.kill(os.getpid(), 9)\ndef main("),
     ],
 )

@@ -2,17 +2,19 @@
 
 import os
 import queue
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
 from orchestra.errors import NotSaved, StoreFailed, UsageError
-from orchestra.store import sqlite, writer
+from orchestra.store import checkpoint, sqlite, writer
 from orchestra.store.checkpoint import log_size
 from orchestra.store.writer import Inline, Reader, Writer
 
@@ -281,7 +283,166 @@ def test_stopping_what_never_began_is_done_at_once(tmp_path: Path) -> None:
     assert outcome(bench.writer.stop()) is outcome(reader.stop()) is None
 
 
+# ---- without the thread
+
+
+def brief(bench: Bench, x: object) -> "Deferred[Any]":
+    return bench.writer.write(lambda cur: cur.execute("INSERT INTO t VALUES (?)", (x,)).rowcount, brief=True)
+
+
+def test_a_brief_work_that_comes_alone_is_committed_at_once(bench: Bench) -> None:
+    """By whoever asks, once the thread has opened the database; it is on the disk then, as ever."""
+    bench.reactor.until(bench.put("opens"))
+    done = brief(bench, "a")
+    assert outcome(done) == 1
+    assert bench.disk.values() == ["opens", "a"]
+
+
+def test_a_brief_work_does_not_overtake_what_is_under_way(bench: Bench) -> None:
+    """Commits keep their order; so does what is told of them."""
+    bench.reactor.until(bench.put("opens"))
+    under_way, go_on = threading.Event(), threading.Event()
+    first = bench.writer.write(lambda _: (under_way.set(), go_on.wait(PATIENCE)))
+    assert under_way.wait(PATIENCE)
+    second = brief(bench, "a")
+    assert not second.called
+    go_on.set()
+    bench.reactor.until(second)
+    assert first.called
+    assert outcome(brief(bench, "b")) == 1
+
+
+def test_what_comes_together_is_left_to_the_thread(tmp_path: Path) -> None:
+    """There is more where that came from, and a commit is shared best when nobody waits for it."""
+    bench, turns = Bench(tmp_path), list[Callable[[], None]]()
+    bench.writer = Writer(bench.disk.connect, bench.reactor.deliver, bench.fatal.append, "test", turns.append)
+    bench.writer.start()
+    opens = bench.put("opens")
+    turns.pop()()
+    bench.reactor.until(opens)
+    both = [brief(bench, x) for x in ("a", "b")]
+    turns.pop()()
+    assert not any(done.called for done in both)
+    bench.reactor.until(both[1])
+    bench.stop()
+
+
+def test_a_disk_that_is_slow_is_left_to_the_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reactor has others to serve meanwhile."""
+    bench.reactor.until(bench.put("opens"))
+    monkeypatch.setattr(writer, "QUICK", 0.0)  # no disk is
+    assert brief(bench, "a").called
+    later = brief(bench, "b")
+    assert not later.called
+    assert bench.reactor.until(later) == 1
+
+
+def test_a_brief_work_does_not_wait_for_the_log(bench: Bench) -> None:
+    """While that begins again, commits wait, and the reactor is not to."""
+    bench.reactor.until(bench.put("opens"))
+    checkpointer = bench.writer._checkpointer
+    assert checkpointer is not None
+    with checkpointer.shut:
+        later = brief(bench, "a")
+        assert not later.called
+    assert bench.reactor.until(later) == 1
+
+
+def test_a_brief_work_that_fails_is_taken_back(bench: Bench) -> None:
+    """And the next one finds nothing of it."""
+    bench.reactor.until(bench.put("opens"))
+
+    def failing(cur: sqlite3.Cursor) -> None:
+        cur.execute("INSERT INTO t VALUES ('bad')")
+        raise KeyError
+
+    assert isinstance(outcome(bench.writer.write(failing, brief=True)), KeyError)
+    assert outcome(brief(bench, "a")) == 1
+    assert bench.disk.values() == ["opens", "a"]
+
+
+def test_a_disk_that_fails_under_a_brief_work_is_fatal(bench: Bench) -> None:
+    """By whatever thread."""
+    bench.reactor.until(bench.put("opens"))
+    bench.disk.failing = {"COMMIT": sqlite3.SQLITE_IOERR_FSYNC}
+    assert isinstance(outcome(brief(bench, "a")), StoreFailed)
+    bench.disk.failing = {}
+    assert isinstance(outcome(brief(bench, "b")), StoreFailed)
+    bench.reactor.turn()
+    assert len(bench.fatal) == 1
+
+
 # ---- the log
+
+
+def test_the_log_is_written_over_and_keeps_its_length(bench: Bench) -> None:
+    """To sync what was written over is quicker than to sync a file that has grown."""
+    bench.reactor.until(bench.put("a"))
+    length = log_size(bench.disk.path)
+    assert length >= checkpoint.AT_FIRST
+    for n in range(20):
+        bench.reactor.until(bench.put(n))
+    assert log_size(bench.disk.path) == length
+
+
+def test_a_log_that_is_longer_than_what_it_says_is_read_as_far_as_it_says(tmp_path: Path) -> None:
+    """After a kill -9 somebody else reads what was committed, and nothing else."""
+    path = str(tmp_path / "test.sqlite")
+    connection = sqlite.connect(path)
+    connection.execute("CREATE TABLE t (x)")
+    checkpoint.lengthen(path)
+    connection.execute("INSERT INTO t VALUES ('a')")
+    for ending in ("", "-wal"):  # as a killed process leaves them
+        shutil.copy(path + ending, str(tmp_path / "left.sqlite") + ending)
+    connection.close()
+    left = sqlite.connect(str(tmp_path / "left.sqlite"))
+    assert left.execute("SELECT x FROM t").fetchall() == [("a",)]
+    assert left.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    left.close()
+
+
+@pytest.mark.parametrize("free", [0, 60 << 20])
+def test_a_disk_without_room_to_spare_has_a_short_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """It is only quicker so; nothing is taken from what is left."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    checkpoint.lengthen(str(tmp_path / "test.sqlite"))
+    assert log_size(str(tmp_path / "test.sqlite")) == 0
+
+
+def test_a_disk_that_fills_meanwhile_gets_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could only be written in part is taken away again."""
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda log, data, at: write(log, data[:1000], at))
+    checkpoint.lengthen(str(tmp_path / "test.sqlite"))
+    assert log_size(str(tmp_path / "test.sqlite")) == 0
+
+
+def test_the_log_begins_again_though_somebody_is_always_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be folded in at first is, and the next commit writes over what is in the log."""
+    monkeypatch.setattr(checkpoint, "BEGIN_AGAIN", 10)
+    path = str(tmp_path / "test.sqlite")
+    reader, author, folder = sqlite.connect(path), sqlite.connect(path), sqlite.connect(path)
+    author.execute("CREATE TABLE t (x)")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM t")  # what is committed from here on stays in the log
+    for _ in range(20):
+        author.execute("INSERT INTO t VALUES (?)", ("x" * 3000,))
+
+    class Folder:
+        def execute(self, sql: str) -> sqlite3.Cursor:
+            if "RESTART" in sql:
+                reader.execute("ROLLBACK")
+            return folder.execute(sql)
+
+    checkpointer = checkpoint.Checkpointer(lambda: sqlite.connect(path), path, "test", lambda _: None)
+    checkpointer._fold(Folder())  # type: ignore[arg-type]
+    checkpointer.stop()
+    author.execute("INSERT INTO t VALUES ('last')")
+    assert author.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1] < 10
+    for connection in (reader, author, folder):
+        connection.close()
 
 
 def test_the_log_is_folded_in_when_it_is_quiet(bench: Bench) -> None:
@@ -293,6 +454,7 @@ def test_the_log_is_folded_in_when_it_is_quiet(bench: Bench) -> None:
 def test_a_log_that_has_grown_too_long_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy it is."""
     monkeypatch.setattr(writer, "LOG_LIMIT", 200_000)
+    monkeypatch.setattr(checkpoint, "AT_FIRST", 50_000)
     bench = Bench(tmp_path)
     bench.writer.start()
     longest = 0

@@ -11,6 +11,7 @@ from orchestra.bench.sizes import Setting
 from orchestra.bench.warehouse import Warehouse
 from orchestra.errors import BenchFailed, OrchestraError
 
+BEAT = 30.0  # seconds between two beats of an emulated player
 SUBMIT_EVERY = 0.1
 TRY_AGAIN = 0.05
 
@@ -86,13 +87,16 @@ def fleet(setting: Setting) -> Iterator[Row]:
 
 
 def _idle(hall: Hall, seconds: float) -> Row:
+    """What the conductor spends on players that only beat, from the moment on when all were there."""
     hall.leave()
     meter = hall.meter()
     begun = time.perf_counter()
     time.sleep(seconds)
-    share = 100 * meter.spent()["conductor"] / (time.perf_counter() - begun)
-    what = f"{len(hall.emulated)} idle players, for {seconds:.0f} s"
-    return figures.values("fleet", what, "% of a core", [share], size=len(hall.emulated))
+    took = time.perf_counter() - begun
+    beats = len(hall.emulated) * took / BEAT
+    share = 100 * meter.spent()["conductor"] / took
+    what = f"{len(hall.emulated)} idle players, for {seconds:.0f} s; CPU of a beat"
+    return figures.values("fleet", what, "% of a core", [share], cpu=meter.per(round(beats)), size=len(hall.emulated))
 
 
 def _restart(hall: Hall) -> Iterator[Row]:

@@ -179,34 +179,29 @@ def names(prefix: str, many: int, domain: str) -> list[str]:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Dressed:
-    """Connects with a certificate of its own on a context that others use too."""
+    """Connects with a certificate of its own on a context that others use too, whose key is that of all."""
 
-    def __init__(
-        self, shared: IOpenSSLClientConnectionCreator, certificate: x509.Certificate, key: EllipticCurvePrivateKey
-    ) -> None:
+    def __init__(self, shared: IOpenSSLClientConnectionCreator, certificate: x509.Certificate) -> None:
         self._shared = shared
         self._certificate = certificate
-        self._key = key
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection: SSL.Connection = self._shared.clientConnectionForTLS(tlsProtocol)
         connection.use_certificate(self._certificate)
-        connection.use_privatekey(self._key)
         return connection
 
 
 class Costume(ClientCredentials):
     """One emulated player's credentials: what all have, but for the certificate. ``replace`` is not for it."""
 
-    def __init__(self, shared: ClientCredentials, certificate: x509.Certificate, key: EllipticCurvePrivateKey) -> None:
+    def __init__(self, shared: ClientCredentials, certificate: x509.Certificate) -> None:
         self.credentials = shared.credentials
         self._shared = shared
         self._certificate = certificate
-        self._key = key
 
     def options(self, conductor_name: str) -> IOpenSSLClientConnectionCreator:
         """What connects to the conductor called ``conductor_name``, as this player."""
-        return _Dressed(self._shared.options(conductor_name), self._certificate, self._key)
+        return _Dressed(self._shared.options(conductor_name), self._certificate)
 
 
 def costumes(authority: Authority, players: Sequence[str]) -> list[Costume]:
@@ -218,4 +213,4 @@ def costumes(authority: Authority, players: Sequence[str]) -> list[Costume]:
     key = shared.credentials.key
     assert isinstance(key, EllipticCurvePrivateKey)
     rest = authority.issue_many("player", players[1:], key.public_key())
-    return [Costume(shared, each, key) for each in (shared.credentials.certificate, *rest)]
+    return [Costume(shared, each) for each in (shared.credentials.certificate, *rest)]

@@ -22,7 +22,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     dispatch_jobs: int = 10
     fans: tuple[int, ...] = (100, 1000, 10_000)
     fleet: int = 10_000
-    idle_seconds: float = 35.0  # longer than the beat
+    idle_seconds: float = 60.0  # two beats of everybody, whenever they came
     depths: tuple[int, ...] = (0, 100_000, 1_000_000)
     absent: int = 1000
     depth_jobs: int = 200

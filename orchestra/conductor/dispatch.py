@@ -75,6 +75,7 @@ SPREAD_LEAST: Final = 5.0  # seconds; a larger fleet spreads its reconnections f
 PER_SECOND: Final = 600  # reconnections a conductor takes in its stride
 AWAY: Final = 60.0  # seconds after which a player counts as away; one that reconnects has something to tell
 AT_ONCE: Final = 500  # players for which one commit claims after a release
+FEW: Final = 8  # tasks that are saved, or reports, faster than the disk syncs
 
 
 class Change(Protocol):
@@ -182,6 +183,8 @@ class Dispatch:
         self._feed = feed
         self._vault = vault
         self._reports = Together(self._settle)
+        self._arrived: list[Session] = []  # nothing was claimed for them yet
+        self._welcoming = False  # a claim for others that arrived is under way
         self._began = clock.seconds()
         self._left_at: dict[int, float] = {}
 
@@ -201,25 +204,36 @@ class Dispatch:
             raise DiskNearlyFull(problem=self.trouble)
         now = self._now()
         wishes = self.scheduler.offer(new.scope, gates.at_once(new, now), new.score, new.count)
-        return await self._claiming(wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job)
+        few = len(new.players) <= FEW
+        return await self._claiming(
+            wishes, now, lambda cursor: statements.submit(cursor, new, now), _one_job, brief=few, at_once=few
+        )
 
     async def _claiming(
-        self, wishes: list[Wish], now: int, work: Callable[[Cursor], T], news: Callable[[T], News]
+        self,
+        wishes: list[Wish],
+        now: int,
+        work: Callable[[Cursor], T],
+        news: Callable[[T], News],
+        *,
+        brief: bool = False,
+        at_once: bool = False,
     ) -> T:
-        """Do ``work`` and the claims in one commit; then tell players and watchers."""
+        """Do ``work``, which may be ``brief``, and the claims in one commit; then tell players and watchers. Players
+        hear ``at_once``, or together with what else this turn has for them."""
         asks = [self._ask(wish) for wish in wishes]
 
         def both(cursor: Cursor) -> tuple[T, Sequence[Claimed]]:
             return work(cursor), (statements.claim(cursor, asks, now) if asks else ())
 
         try:
-            done, claims = await self._writer.write(both)
+            done, claims = await self._writer.write(both, brief=brief and len(asks) <= FEW)
         except BaseException as problem:
             again = self.scheduler.not_claimed(wishes)
             if again and not isinstance(problem, StoreFailed):
                 self._clock.callLater(RETRY if isinstance(problem, NotSaved) else 0, self.claim_for, again)
             raise
-        self._hand_out(claims, {wish.player: wish.epoch for wish in wishes})
+        self._hand_out(claims, {wish.player: wish.epoch for wish in wishes}, at_once)
         self._feed.touched(*news(done))
         return done
 
@@ -235,7 +249,7 @@ class Dispatch:
             claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: News())
             self._background(claim, "claim work")
 
-    def _hand_out(self, claims: Iterable[Claimed], epochs: Mapping[int, int]) -> None:
+    def _hand_out(self, claims: Iterable[Claimed], epochs: Mapping[int, int], at_once: bool) -> None:
         overtaken: list[Wish] = []
         jobs: set[int] = set()
         over: set[int] = set()
@@ -250,7 +264,7 @@ class Dispatch:
                 self.doors[claimed.player].abort()
                 continue
             if claimed.runs:
-                self._perform(self.doors[claimed.player], Perform(session.epoch, self._unsealed(claimed)))
+                self._perform(self.doors[claimed.player], Perform(session.epoch, self._unsealed(claimed)), at_once)
             braked = braked or session.held
             overtaken += self.scheduler.stirred(session)
         self._feed.touched(jobs, over)
@@ -270,8 +284,8 @@ class Dispatch:
             return claimed.runs
         return tuple(unsealed(self._vault, run, claimed.sealed.get(run.job)) for run in claimed.runs)
 
-    def _perform(self, door: Door, perform: Perform) -> None:
-        door.say(commands.PERFORM, perform).addErrback(self._not_taken, door)
+    def _perform(self, door: Door, perform: Perform, at_once: bool) -> None:
+        door.say(commands.PERFORM, perform, at_once=at_once).addErrback(self._not_taken, door)
 
     def _not_taken(self, failure: Failure, door: Door) -> None:
         # what it was given is settled at its next Welcome
@@ -290,7 +304,7 @@ class Dispatch:
             door.dismiss(f"{door.name} ({hello.version}) speaks protocol {hello.protocol}; {speaks}", 600.0)
             return
         try:
-            greeting, catalogue = await self._admitted(door, player, hello)
+            greeting = await self._admitted(door, player, hello)
         except (RetiredJournal, NotAPlayer) as problem:
             door.dismiss(str(problem), 300.0)
             return
@@ -319,27 +333,32 @@ class Dispatch:
         self.scheduler.opened(session)
         self.doors[player] = door
         self.online_since[player] = self._now()
-        if catalogue is not None:
-            self._has_catalogue(session, catalogue)
+        if hello.catalogue and hello.catalogue not in greeting.wanted:
+            self._has_catalogue(session, hello.catalogue)
         welcome = Welcome(greeting.epoch, greeting.next_seq, self.spread, greeting.open, greeting.wanted)
         door.say(commands.WELCOME, welcome).addCallbacks(
             lambda _: self._settled(session), lambda failure: self._not_taken(failure, door)
         )
 
-    async def _admitted(self, door: Door, player: int, hello: Hello) -> tuple[Greeting, Catalogue | None]:
-        """What the store says to a Hello. One with a new journal ends runs and retires the journal before, so its
-        player must show that it is there: a Hello of a connection that died may come late."""
+    async def _admitted(self, door: Door, player: int, hello: Hello) -> Greeting:
+        """What the store says to a Hello; the catalogue that it has for it is known here then. One with a new journal
+        ends runs and retires the journal before, so its player must show that it is there: a Hello of a connection that
+        died may come late."""
+        known = self.repertoires.knows(hello.catalogue)
 
         def admit(cursor: Cursor, confirmed: bool) -> tuple[Greeting, Catalogue | None]:
             now = self._now()
             greeting = statements.hello(cursor, player, hello, self._owner, now, door.address, confirmed=confirmed)
-            return greeting, statements.catalogue(cursor, hello.catalogue)
+            return greeting, None if known else statements.catalogue(cursor, hello.catalogue)
 
         try:
-            return await self._writer.write(lambda cursor: admit(cursor, False))
+            greeting, catalogue = await self._writer.write(lambda cursor: admit(cursor, False))
         except Unconfirmed:
             await door.is_there()
-            return await self._writer.write(lambda cursor: admit(cursor, True))
+            greeting, catalogue = await self._writer.write(lambda cursor: admit(cursor, True))
+        if catalogue is not None:
+            self.repertoires.learn(catalogue)
+        return greeting
 
     def _replace(self, player: int) -> None:
         older = self.doors.pop(player, None)
@@ -358,15 +377,28 @@ class Dispatch:
         if session.settled and session.catalogue and not session.ready and self.scheduler.current(session):
             self.scheduler.welcomed(session)
             self.log.info("{player} is online, {slots} slots", player=session.name, slots=session.slots)
-            self.claim_for([session])
+            self._arrived.append(session)
+            self._claim_for_arrived()
 
-    def _has_catalogue(self, session: Session, catalogue: Catalogue) -> None:
-        if not self.repertoires.knows(catalogue.digest):
-            self.repertoires.learn(catalogue)
-        self.repertoires.of[session.player] = catalogue.digest
-        session.catalogue = catalogue.digest
-        session.limits = self.repertoires.limits(catalogue.digest)
-        session.locks = self.repertoires.locks(catalogue.digest)
+    def _claim_for_arrived(self) -> None:
+        """Claim for who has arrived; for all who arrive while that is under way, together after it."""
+        while self._arrived and not self._welcoming:
+            some, self._arrived = self._arrived[:AT_ONCE], self._arrived[AT_ONCE:]
+            wishes = self.scheduler.wishes(filter(self.scheduler.current, some))
+            if wishes:
+                self._welcoming = True
+                claim = self._claiming(wishes, self._now(), lambda _: None, lambda _: News())
+                self._background(claim, "claim work").addBoth(self._claimed_for_some)
+
+    def _claimed_for_some(self, _: object) -> None:
+        self._welcoming = False
+        self._claim_for_arrived()
+
+    def _has_catalogue(self, session: Session, digest: str) -> None:
+        self.repertoires.of[session.player] = digest
+        session.catalogue = digest
+        session.limits = self.repertoires.limits(digest)
+        session.locks = self.repertoires.locks(digest)
 
     async def announce(self, door: Door, announce: Announce) -> None:
         """A player's scores, or what is known of its machine, new or changed."""
@@ -381,7 +413,9 @@ class Dispatch:
             catalogue = Catalogue.of(announce.catalogue.scores, announce.catalogue.refused)
             now = self._now()
             await self._writer.write(lambda cursor: statements.announce(cursor, session.player, catalogue, now))
-            self._has_catalogue(session, catalogue)
+            if not self.repertoires.knows(catalogue.digest):
+                self.repertoires.learn(catalogue)
+            self._has_catalogue(session, catalogue.digest)
             self._ready(session)
             self.claim_for([session])
 
@@ -443,7 +477,10 @@ class Dispatch:
             settled = statements.settle_all(cursor, self._owner, batches, now)
             return settled, {job: statements.job_view(cursor, job) for job in settled.ended & awaited}
 
-        settled, _ = await self._claiming(wishes, now, settle, lambda done: News(done[0].jobs, done[0].ended, done[1]))
+        brief = sum(len(said.reports) for said in some) <= FEW
+        settled, _ = await self._claiming(
+            wishes, now, settle, lambda done: News(done[0].jobs, done[0].ended, done[1]), brief=brief
+        )
         if settled.unknown:
             who = ", ".join(sorted({said.session.name for said in some})[:5])
             self.log.warn(
@@ -597,14 +634,14 @@ class Dispatch:
         self.offer_again(done.freed)
         return done
 
-    def _background(self, work: Awaitable[Any], purpose: str) -> None:
+    def _background(self, work: Awaitable[Any], purpose: str) -> "Deferred[Any]":
         def failed(failure: Failure) -> None:
             if isinstance(failure.value, OrchestraError):
                 self.log.error("could not {purpose}: {reason}", purpose=purpose, reason=failure.value)
             else:
                 self.log.failure("could not {purpose}", failure=failure, purpose=purpose)
 
-        Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
+        return Deferred.fromCoroutine(work).addErrback(failed)  # type: ignore[arg-type]
 
 
 def _one_job(submitted: Submitted) -> News:

@@ -41,7 +41,7 @@ def permitted() -> None:
 
 
 def hold(pid: int) -> list[int]:
-    """Hold every thread of a process but its first, which never waits for a disk; those that are held.
+    """Hold every thread of a process but its first, which commits only what a quick disk lets it; those that are held.
 
     They are to be released by the thread that held them.
     """

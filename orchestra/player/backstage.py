@@ -24,6 +24,7 @@ from orchestra.errors import NoStage, NotStarted, OutputGone, StageNotStarted
 from orchestra.model import JournalEntry, Report, Stream, Told
 from orchestra.player import frames
 from orchestra.settings import PlayerSettings
+from orchestra.wire.prompt import send_now
 
 CONNECT_TIMEOUT: Final = 5.0
 ANSWER_TIMEOUT: Final = 30.0  # a stage that is busy with slow disks may be late
@@ -206,6 +207,9 @@ class _Talk(ConnectionProtocol):
         assert self.transport is not None
         self.transport.write(frames.pack(_encode(message)))  # what is written in one turn leaves in one go
 
+    def flush(self) -> None:
+        send_now(self.transport)
+
     def dataReceived(self, data: bytes) -> None:
         try:
             said = [(_decode(text), body) for text, body in self._frames.feed(data)]
@@ -313,6 +317,11 @@ class Backstage:
         if entry.dry_run:
             order["dry_run"] = True
         self._say(order)
+
+    def flush(self) -> None:
+        """Send at once what was asked for in this turn."""
+        if self._talk is not None:
+            self._talk.flush()
 
     def adopt(self, seq: int, protocol: ProcessProtocol) -> None:
         """Take over a run that the stage has said is running; ``protocol`` goes on as if it had started it. If the

@@ -15,6 +15,7 @@ from orchestra.player.loop import READ, WRITE, Loop
 WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _MOST_UNSENT: Final = 64 << 20
+_from_json: Final = json.JSONDecoder().decode
 
 Message = dict[str, Any]
 
@@ -48,6 +49,7 @@ class Connection:
         self._socket = sock
         self._frames = Frames(MOST_TO_STAGE, handover.data(state["heard"]))
         self._unsent = bytearray(handover.data(state["unsent"]))
+        self._hurries = True  # what is unsent is to leave with the next flush
         self._waits = False
         inside.loop.watch(sock.fileno(), self._ready)
 
@@ -62,22 +64,34 @@ class Connection:
 
     def send(self, message: Message, body: bytes = b"") -> None:
         self._unsent += encode(message, body)
+        self._hurries = True
 
     def send_text(self, text: str, body: bytes) -> None:
         """Send a message that is JSON already."""
         self._unsent += pack(text.encode(), body)
+        self._hurries = True
+
+    def mention_text(self, text: str) -> None:
+        """Send a message that is JSON already together with what is said next, or when that is :meth:`hurry`."""
+        self._unsent += pack(text.encode())
+
+    def hurry(self) -> None:
+        """What was mentioned has waited long enough."""
+        self._hurries = True
 
     def flush(self) -> None:
-        """Send what was said in this turn."""
-        if not self.open or not self._unsent:
+        """Send what is to leave by now."""
+        if not self._hurries or not self.open:
             return
         try:
-            del self._unsent[: self._socket.send(self._unsent)]
+            if self._unsent:
+                del self._unsent[: self._socket.send(self._unsent)]
         except BlockingIOError:
             pass
         except OSError as trouble:
             self.close(trouble.strerror or "gone")
             return
+        self._hurries = bool(self._unsent)
         if len(self._unsent) > _MOST_UNSENT:
             self.close("it does not read what it asked for")
         elif bool(self._unsent) != self._waits:
@@ -95,7 +109,6 @@ class Connection:
     def _ready(self, events: int) -> None:
         if events & ~WRITE:
             self._receive()
-        self.flush()
 
     def _receive(self) -> None:
         try:
@@ -118,7 +131,7 @@ class Connection:
 
 def message_in(text: bytes) -> Message:
     try:
-        message = json.loads(text)
+        message = _from_json(text.decode())
     except (ValueError, RecursionError):
         raise Nonsense("no JSON") from None
     if not isinstance(message, dict):

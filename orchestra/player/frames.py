@@ -30,7 +30,7 @@ MOST_TO_PLAYER: Final = 64 << 20
 INLINE: Final = 8192  # kept output up to this travels in the outcome itself
 
 _HEADER: Final = struct.Struct(">II")
-to_json = json.JSONEncoder(separators=(",", ":")).encode
+to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class BadFrame(ValueError):
@@ -59,20 +59,24 @@ class Frames:
         """The beginning of a frame that is still to come whole."""
         return bytes(self._rest)
 
-    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
+    def feed(self, data: bytes | bytearray) -> list[tuple[bytes, bytes]]:
         """The frames that ``data`` completes, as (JSON, body)."""
-        rest = self._rest
-        rest += data
+        if self._rest:
+            self._rest += data
+            data = self._rest
         found, at = [], 0
-        while len(rest) - at >= _HEADER.size:
-            total, length = _HEADER.unpack_from(rest, at)
+        while len(data) - at >= _HEADER.size:
+            total, length = _HEADER.unpack_from(data, at)
             if total > self._most or length + 4 > total:
                 raise BadFrame(f"a frame of {total} bytes with {length} bytes of JSON")
             end = at + 4 + total
-            if len(rest) < end:
+            if len(data) < end:
                 break
             body = at + _HEADER.size + length
-            found.append((bytes(rest[at + _HEADER.size : body]), bytes(rest[body:end])))
+            found.append((bytes(data[at + _HEADER.size : body]), bytes(data[body:end])))
             at = end
-        del rest[:at]
+        if data is self._rest:
+            del self._rest[:at]
+        else:
+            self._rest += data[at:]
         return found

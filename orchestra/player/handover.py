@@ -15,8 +15,11 @@ from typing import Any, Final
 
 from orchestra.player.loop import Loop
 
-FORMAT: Final = 2
-"""Of what is handed over. A program that does not know it is not become."""
+FORMAT: Final = 3
+"""Of what is handed over, and of the files about runs. A program that does not know it is not become."""
+
+KNOWN: Final = (2, FORMAT)
+"""What this program can take over. In 2 the files about runs were others, which it still reads."""
 
 HANDED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that wait until the new program listens."""
@@ -37,6 +40,11 @@ class Renewal:
         self._stay = stay
         self._trial: int | None = None  # the pid of the new program that is being tried
         self.due = False
+
+    @property
+    def tries(self) -> bool:
+        """Whether the new program is being tried, in a child of ours."""
+        return self._trial is not None
 
     def ask(self) -> None:
         """Have the program on the disk tried: does it load, does it take over from us? If so it is soon ``due``."""

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IStreamClientEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -123,8 +124,28 @@ class Line(Peer):
 
 def over_tls(reactor: Any, address: ConductorAddress, tls: ClientCredentials) -> IStreamClientEndpoint:
     """The way to a conductor: TCP, and TLS that accepts only who bears the conductor's name."""
-    tcp = HostnameEndpoint(reactor, address.address.encode("idna"), address.port, timeout=DIALLING)
-    return Dial(tls.options(address.name), tcp)
+    return Dial(tls.options(address.name), _over_tcp(reactor, address.address, address.port))
+
+
+def _over_tcp(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    # an address needs no resolver, which is a thread
+    if isIPAddress(host):
+        return TCP4ClientEndpoint(reactor, host, port, DIALLING)
+    if isIPv6Address(host):
+        return TCP6ClientEndpoint(reactor, host, port, DIALLING)
+    return HostnameEndpoint(reactor, host.encode("idna"), port, timeout=DIALLING)
+
+
+class _Only(Factory):
+    """Makes the protocol of one line, and writes no log lines about that."""
+
+    noisy = False
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def buildProtocol(self, addr: IAddress | None) -> Line:
+        return self._line
 
 
 class Connector:
@@ -206,7 +227,7 @@ class Connector:
         line = Line(self._reactor, self._listener, self._beat, self._gone)
         self._line = line
         endpoint = self._endpoint(self._reactor, address, self._tls)
-        self._dialling = endpoint.connect(Factory.forProtocol(lambda: line))
+        self._dialling = endpoint.connect(_Only(line))
         self._dialling.addBoth(self._dialled).addErrback(self._not_connected)
 
     def _dialled(self, result: Any) -> Any:

@@ -54,9 +54,18 @@ class Loop:
         del self._watched[handle]
         self._epoll.unregister(handle)
 
+    def close(self, handle: int) -> None:
+        """Close what is watched; the kernel stops to watch what nobody has open any more."""
+        del self._watched[handle]
+        os.close(handle)
+
     def later(self, seconds: float, do: Callable[[], None]) -> Timer:
+        return self.at(time.monotonic() + seconds, do)
+
+    def at(self, due: float, do: Callable[[], None]) -> Timer:
+        """``due`` is by the monotonic clock."""
         timer = Timer(do, self._dropped)
-        heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._numbers), timer))
+        heapq.heappush(self._heap, (due, next(self._numbers), timer))
         return timer
 
     def catch(self, numbers: Iterable[int], caught: Callable[[int], None]) -> None:
@@ -91,6 +100,9 @@ class Loop:
         self._stopped = True
 
     def _patience(self) -> float | None:
+        while self._heap and self._heap[0][2].do is None:
+            heapq.heappop(self._heap)
+            self._dead -= 1
         return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
 
     def _due(self) -> None:

@@ -4,7 +4,6 @@ Everything it knows is in ``runs/``, can be found by the mark, or is handed to t
 library only. How it becomes a process is in :mod:`orchestra.player.stage`.
 """
 
-import contextlib
 import os
 import signal
 import socket
@@ -31,10 +30,11 @@ from orchestra.player.door import (
     order_in,
 )
 from orchestra.player.frames import VERSION, to_json
-from orchestra.player.launch import Launched, Users, launch
+from orchestra.player.keeping import Keeper
+from orchestra.player.launch import Users, launch
 from orchestra.player.loop import Loop
 from orchestra.player.pins import Pins
-from orchestra.player.records import Done, RunFiles, done, every_run, sync_group
+from orchestra.player.records import Key, done
 from orchestra.player.running import Ended, House, Run, Strays, Terms, refusal
 from orchestra.player.scorefile import ScoreFile, current, load, other_digest
 from orchestra.player.stagelog import Log, traced
@@ -46,13 +46,12 @@ from orchestra.player.sweep import (
     boot_id,
     cgroup_of,
     leftovers,
+    now,
     scan,
-    start_of,
     strike,
 )
 from orchestra.supervisor import tell_ready
 
-SYNC_AFTER: Final = 1.0
 SWEEP_PATIENCE: Final = 10.0
 LOST: Final = "the stage that ran it died while it ran"
 
@@ -60,9 +59,6 @@ _BETWEEN_SCANS: Final = 0.1
 _SCAN_KEEPS: Final = 0.02
 _MOST_STRANGERS: Final = 8
 _MOST_FETCHED: Final = 1 << 20
-
-Key = tuple[str, int]
-"""A run: its player's journal, its number there."""
 
 
 class Stage:
@@ -77,19 +73,16 @@ class Stage:
         self._trusted = {0, os.geteuid()} | ({options.player_uid} if options.player_uid is not None else set())
         self._null = os.open(os.devnull, os.O_RDONLY)
         self._strays = Strays(self.loop)
-        self._house = House(self.loop, self._strays, self._scan_since, self.reap, self._ended, self._alarm)
+        self._house = House(self.loop, self._strays, self._scan_since, self.reap, self._grown, self._ended, self._alarm)
         self._renewal = handover.Renewal(self.loop, self._stay)
         self._listening: socket.socket | None = None
         self._connections: list[Connection] = []
         self._users = Users(options.score_user)
         self._scores: dict[str, ScoreFile] = {}
+        self._keeper = Keeper(options.dir, self.loop, log.say)
         self._pins = Pins(options.dir, self.loop, self._digests, log.say)
         self._running: dict[Key, Run] = {}
         self._keys: dict[int, Key] = {}  # by pid
-        self._done: dict[Key, Done] = {}
-        self._unsynced: set[Key] = set()
-        self._unwritten: set[Key] = set()
-        self._sync_due = False
         self._swept: set[Key] = set()
         self._unswept: dict[Key, Leader | None] = {}
         self._scanned: tuple[float, list[Seen]] = (float("-inf"), [])
@@ -107,15 +100,7 @@ class Stage:
 
     def recover(self) -> None:
         """Read what a stage before left in the directory, and kill what it left running."""
-        for key in every_run(self._options.dir):
-            with contextlib.suppress(OSError):
-                self._files(key).create()  # a power failure may have left the end and taken the beginning
-            if kept := self._files(key).done():
-                self._done[key] = kept
-            else:
-                self._unswept[key] = self._files(key).leader()
-        self._unsynced.update(self._done)
-        self._plan_sync()
+        self._unswept = {key: self._keeper.files(key).leader() for key in self._keeper.recover()}
         self._pins.recover()
         patience = time.monotonic() + SWEEP_PATIENCE
         before, alive = set(self._unswept), self._sweep()
@@ -131,7 +116,8 @@ class Stage:
         self.loop.catch(handover.HANDED, self._caught)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.HANDED)  # the program before may have held them back
         self._after_turn()
-        self._log.say(f"ready, {len(self._done)} outcomes kept, {len(self._swept) + len(self._unswept)} runs lost")
+        lost = len(self._swept) + len(self._unswept)
+        self._log.say(f"ready, {len(self._keeper.done)} outcomes kept, {lost} runs lost")
         tell_ready()
         try:
             self.loop.run()
@@ -149,6 +135,7 @@ class Stage:
     def _caught(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self.reap()
+            self._flush()  # this first: somebody waits for it
         elif number == signal.SIGHUP:
             self._log.try_to_reopen()
             self._renewal.ask()
@@ -163,27 +150,30 @@ class Stage:
             run.kill("the stage was stopped")
 
     def _after_turn(self) -> None:
-        for connection in list(self._connections):
-            connection.flush()
+        self._flush()
+        self._keeper.tidy()
+        self._log.write()
         if self._stopping and not self._running:
-            self._sync()
+            self._keeper.sync()
             self.loop.stop()
         elif self._renewal.due:
             self._hand_over()
+
+    def _flush(self) -> None:
+        for connection in tuple(self._connections):
+            connection.flush()
 
     # ---- going on as another program
 
     def take_over(self, state: handover.State) -> socket.socket:
         """Go on where the program before stopped, which was the same process; its listening socket."""
-        for key in every_run(self._options.dir):
-            if kept := self._files(key).done():
-                self._done[key] = kept
+        self._keeper.take_over()
         for handle in state["strays"]:
             self._strays.take(handle)
         for of_run in state["runs"]:
             self._watch(Run.resumed(self._house, of_run))
         self._swept = {(journal, seq) for journal, seq in state["swept"]}
-        self._unswept = {key: self._files(key).leader() for key in map(_key_of, state["unswept"])}
+        self._unswept = {key: self._keeper.files(key).leader() for key in map(_key_of, state["unswept"])}
         if self._unswept:
             self.loop.later(0, self._sweep_again)
         self._pins.recover()
@@ -195,20 +185,22 @@ class Stage:
         return socket.socket(fileno=state["listener"])
 
     def _hand_over(self) -> None:
-        self._sync()
-        if self._unwritten:
+        self._keeper.sync()
+        if not self._keeper.whole:
             self._renewal.refuse("outcomes are not on disk yet")
             return
+        for run in list(self._running.values()):
+            run.grow()
+        self._log.write()
         assert self._listening  # for the type checker: it serves
         listener = self._listening.fileno()
         handles = [listener, self._options.lock, *self._strays.handles]
         handles += [connection.handle for connection in self._connections]
         handles += [handle for run in self._running.values() for handle in run.handles]
-        self._renewal.become(self._handed(listener, handles), handles)
+        self._renewal.become(self._handed(listener), handles)
 
-    def _handed(self, listener: int, handles: list[int]) -> handover.State:
+    def _handed(self, listener: int) -> handover.State:
         return {
-            "handles": handles,
             "program": __version__,
             "lock": self._options.lock,
             "listener": listener,
@@ -268,7 +260,7 @@ class Stage:
         connection.journal = journal
         runs: dict[str, Message] = {}
         body = bytearray()
-        for (owner, seq), kept in self._done.items():
+        for (owner, seq), kept in self._keeper.done.items():
             if owner == journal:
                 runs[str(seq)] = {"state": "done", "outcome": kept.outcome}
                 body += kept.body
@@ -289,7 +281,10 @@ class Stage:
 
     def _listener(self, journal: str) -> Connection | None:
         """The player with this journal, if it is connected."""
-        return next((one for one in self._connections if one.journal == journal), None)
+        for one in self._connections:
+            if one.journal == journal:
+                return one
+        return None
 
     # ---- performing
 
@@ -297,7 +292,7 @@ class Stage:
         key = _key(connection, message)
         order = order_in(message)
         try:
-            self._files(key).create()
+            file = self._keeper.begin(key)
         except FileExistsError:
             connection.send({"type": "repeated", "seq": key[1]})
             self._log.say(f"run {key[1]} was asked for again; it was begun before, nothing is started")
@@ -308,13 +303,15 @@ class Stage:
             self._log.say(f"run {key[1]} of {order['score']}: refused: {words}")
             return
         try:
-            self._start(key, order)
+            self._start(key, order, file)
         except (NotStarted, UnfitScore) as refused:
             self._refuse(key, order["score"], refused.sentence)
         except OSError as trouble:
             self._refuse(key, order["score"], f"score {order['score']} cannot be read: {trouble}")
+        finally:
+            os.close(file)
 
-    def _start(self, key: Key, order: Message) -> None:
+    def _start(self, key: Key, order: Message, file: int) -> None:
         score = self._fit_score(order)
         who = self._users.identity(score.rules)
         mark = _mark(key)
@@ -326,24 +323,19 @@ class Stage:
             "ORCHESTRA_SCORE": score.name,
             "ORCHESTRA_DRY_RUN": "1" if order["dry_run"] else "0",
         }
-        declared = score.rules.params
+        declared, told = score.rules.params, None
         if score.rules.interface == "json":
-            told = typed(declared, complete(declared, order["params"] | order["secrets"]))
-            process = launch(score, who, env, self._null, to_json(told).encode())
+            told = to_json(typed(declared, complete(declared, order["params"] | order["secrets"]))).encode()
         else:
             env |= environment(plain(declared, complete(declared, order["params"])))
-            process = launch(score, who, env, self._null)
-        self._keep_leader(key, process)
-        try:
-            run = Run(self._house, key[1], mark, _terms(score), score.digest, process)
-        except OSError as trouble:  # it runs and cannot be watched: it is swept away, and lost
-            self._log.say(f"run {key[1]} of {score.name} cannot be watched: {trouble.strerror}")
-            self._unswept[key] = self._files(key).leader()
-            self.loop.later(0, self._sweep_again)
-            return
+        before = now()
+        process = launch(score, who, env, self._null, told)
+        self._keep_leader(key, file, Leader(process.pid, before, now(), self._boot, self._cgroup))
+        run = Run(self._house, key[1], mark, _terms(score), score.digest, process)
         self._watch(run)
-        self._tell(key, {"type": "started", "pid": run.pid, "at": run.started_at})
-        self._log.say(f"run {key[1]} of {score.name}: started, pid {run.pid}")
+        if listener := self._listener(key[0]):
+            listener.mention_text(f'{{"type":"started","seq":{run.seq},"pid":{run.pid},"at":{run.started_at}}}')
+        self._log.mention(f"run {key[1]} of {score.name}: started, pid {run.pid}")
 
     def _watch(self, run: Run) -> None:
         key = _key_of(run.mark)
@@ -378,17 +370,16 @@ class Stage:
         """Of all that runs; None while something may live of which nobody knows that."""
         return None if self._unswept else {run.digest for run in self._running.values()}
 
-    def _keep_leader(self, key: Key, process: Launched) -> None:
-        leader = Leader(process.pid, start_of(process.pid), self._boot, self._cgroup)
+    def _keep_leader(self, key: Key, file: int, leader: Leader) -> None:
         try:
-            self._files(key).write_leader(leader)
+            self._keeper.files(key).write_leader(file, leader)
         except OSError as trouble:  # the mark is enough to find it
             self._log.say(f"run {key[1]}: its process is not recorded: {trouble.strerror}")
 
     def _refuse(self, key: Key, score: str, reason: str) -> None:
-        self._keep(key, done(refusal(reason)))
+        self._keeper.keep(key, done(refusal(reason)), heard=self._listener(key[0]) is not None)
         self._tell(key, {"type": "refused", "reason": reason})
-        self._log.say(f"run {key[1]} of {score}: refused: {reason}")
+        self._log.note(f"run {key[1]} of {score}: refused: {reason}")
 
     def _kill(self, connection: Connection, message: Message) -> None:
         key, reason = _key(connection, message), a_text(message.get("reason"))
@@ -412,71 +403,26 @@ class Stage:
                 self._running[key].exited(status, usage)
             else:
                 self._renewal.reaped(pid, status)
+            if not self._keys and not self._renewal.tries:
+                return
+
+    def _grown(self, run: Run) -> None:
+        if listener := self._listener(_key_of(run.mark)[0]):
+            listener.hurry()
+        self._log.hurry()
 
     def _ended(self, run: Run, ended: Ended) -> None:
         key = _key_of(run.mark)
         del self._running[key]
         outcome = ended.outcome
-        self._keep_output(key, ended)
+        self._keeper.keep_output(key, ended)
         kept = done(outcome, ended.body)
-        self._keep(key, kept)
-        self._tell_end(key, kept)
+        listener = self._listener(key[0])
+        self._keeper.keep(key, kept, heard=listener is not None)
+        if listener:
+            listener.send_text(f'{{"type":"ended","seq":{run.seq},"outcome":{kept.text}}}', kept.body)
         how = f"signal {outcome['signal']}" if outcome["signal"] else f"exit status {outcome['rc']}"
-        self._log.say(f"run {run.seq}: {outcome['told']}, {how}, {outcome['ended_at'] - outcome['started_at']} ms")
-
-    def _tell_end(self, key: Key, kept: Done) -> None:
-        if listener := self._listener(key[0]):
-            listener.send_text(f'{{"type":"ended","seq":{key[1]},"outcome":{kept.text}}}', kept.body)
-
-    def _keep_output(self, key: Key, ended: Ended) -> None:
-        """Long output is on disk before the outcome that speaks of it; where it cannot be, the outcome says so."""
-        try:
-            for stream, data in ended.long_output.items():
-                self._files(key).write_output(stream, data)
-        except OSError as trouble:
-            outcome = ended.outcome
-            outcome["notes"].append(f"the output could not be kept: {trouble.strerror}")
-            outcome["stdout"]["spans"], outcome["stderr"]["spans"] = [], []
-            outcome["inline"] = True
-
-    def _keep(self, key: Key, kept: Done) -> None:
-        """Have it on disk, lazily: synced at once only if no daemon hears of it."""
-        self._done[key] = kept
-        self._unwritten.add(key)
-        self._write(key)
-        self._unsynced.add(key)
-        if self._listener(key[0]):
-            self._plan_sync()
-        else:
-            self._sync()
-
-    def _write(self, key: Key) -> None:
-        try:
-            self._files(key).write_done(self._done[key])
-            self._unwritten.discard(key)
-        except OSError as trouble:
-            self._log.say(f"run {key[1]}: its outcome is not on disk yet: {trouble.strerror}")
-
-    def _plan_sync(self) -> None:
-        if self._unsynced and not self._sync_due:
-            self._sync_due = True
-            self.loop.later(SYNC_AFTER, self._sync_later)
-
-    def _sync_later(self) -> None:
-        self._sync_due = False
-        self._sync()
-        self._log.check_size()
-
-    def _sync(self) -> None:
-        """What nobody has taken over yet outlives a power failure from here on. A failed sync is not tried again."""
-        for key in list(self._unwritten):
-            self._write(key)
-        ready, self._unsynced = self._unsynced - self._unwritten, set(self._unwritten)
-        try:
-            sync_group(self._files(key) for key in ready)
-        except OSError as trouble:
-            self._log.say(f"outcomes may not outlive a power failure: {trouble.strerror}")
-        self._plan_sync()
+        self._log.note(f"run {run.seq}: {outcome['told']}, {how}, {outcome['ended_at'] - outcome['started_at']} ms")
 
     def _alarm(self, run: Run, reason: str) -> None:
         self._tell(_key_of(run.mark), {"type": "alarm", "reason": reason})
@@ -487,14 +433,9 @@ class Stage:
     def _forget(self, connection: Connection, message: Message) -> None:
         for seq in a_list(message.get("seqs")):
             key = connection.journal or "", a_number(seq)
-            if self._done.pop(key, None) is None and key not in self._swept:
-                continue
-            for runs in (self._swept, self._unsynced, self._unwritten):
-                runs.discard(key)
-            try:
-                self._files(key).remove()
-            except OSError as trouble:
-                self._log.say(f"run {seq} cannot be removed: {trouble}")
+            if key in self._keeper.done or key in self._swept:
+                self._swept.discard(key)
+                self._keeper.forget(key)
 
     def _fetch(self, connection: Connection, message: Message) -> None:
         key, stream, offset = (
@@ -503,31 +444,13 @@ class Stage:
             a_number(message.get("offset"), 0),
         )
         size = min(a_number(message.get("size")), _MOST_FETCHED)
-        kept = self._done.get(key)
-        data = self._piece(key, kept, stream, offset, size) if kept else b""
+        data = self._keeper.piece(key, stream, offset, size)
         answer = {"type": "piece", "seq": key[1], "stream": stream, "offset": offset, "gone": not data}
         connection.send(answer, data)
-
-    def _piece(self, key: Key, kept: Done, stream: int, offset: int, size: int) -> bytes:
-        """Kept bytes of a stream from its true ``offset`` on, at most to the end of that span."""
-        streams = [kept.outcome.get(name, {}).get("spans", []) for name in ("stdout", "stderr")]
-        position = 0
-        for start, length in streams[stream - 1] if stream in (1, 2) else []:
-            if start <= offset < start + length:
-                position, size = position + offset - start, min(size, start + length - offset)
-                if not kept.outcome["inline"]:
-                    return self._files(key).read_output(stream, position, size)
-                position += sum(length for _, length in streams[0]) if stream == 2 else 0
-                return kept.body[position : position + size]
-            position += length
-        return b""
 
     def _upgrade(self, connection: Connection, message: Message) -> None:
         connection.asks = True
         self._renewal.ask()
-
-    def _files(self, key: Key) -> RunFiles:
-        return RunFiles(self._options.dir, *key)
 
     # ---- sweeping
 

@@ -1,8 +1,15 @@
-"""The stage's files about runs: ``runs/JOURNAL/SEQ`` says that a run was begun, ``SEQ.done`` how it ended.
+"""The stage's files about runs: ``runs/JOURNAL/SEQ`` says that a run was begun, by whom, and how it ended.
 
-No directory for each run: it would be a block of the disk each time, and some file systems wait for the disk when they
-give one back. A record is written beside, renamed and not synced: who calls decides when :func:`sync` is due. A record
-whose checksum is wrong counts as none. Standard library only.
+That the file is there says that the run was begun; its beginning holds who the first process is, and the record of
+the end is written behind that, in place: a file system may write a file out that another is renamed upon. Nothing is
+synced here unasked: who calls decides when that is due. Only long output lies beside.
+
+To make a file and to remove it is dear, so the file of a run that was forgotten is kept as a spare: the next run's
+name is made a second one of it, which is as exclusive as to create it. What was in it bears the mark of another run and
+counts as nothing, like a record whose checksum is wrong.
+
+Once the file was empty, and a symbolic link ``SEQ.leader`` and a file ``SEQ.done`` lay beside it; a stage that was
+upgraded still finds those. Standard library only.
 """
 
 import json
@@ -16,8 +23,12 @@ from orchestra.player.sweep import Leader
 
 Outcome = dict[str, Any]
 
+Key = tuple[str, int]
+"""A run: its player's journal, its number there."""
+
 _STREAMS: Final = {1: "stdout", 2: "stderr"}
-_FILES: Final = (".leader", ".done", ".stdout", ".stderr", ".done.new", "")  # the last to go says that it was begun
+_BESIDE: Final = (".stdout", ".stderr", ".leader", ".done", ".done.new")
+_RECORD_AT: Final = 256  # the room before it is the leader's
 _MOST: Final = 1 << 30
 
 
@@ -38,32 +49,44 @@ class RunFiles:
 
     def __init__(self, root: str, journal: str, seq: int) -> None:
         self._above = f"{root}/runs/{journal}"
+        self._mark = f"{journal}:{seq}".encode()
         self.path = f"{self._above}/{seq}"
 
-    def create(self) -> None:
-        """Begin the run; FileExistsError if it was begun before."""
+    def create(self) -> int:
+        """Begin the run; its file, open. FileExistsError if it was begun before."""
         try:
-            _create(self.path)
+            return _create(self.path)
         except FileNotFoundError:
             os.makedirs(self._above, exist_ok=True)
             _sync(os.path.dirname(self._above))
-            _create(self.path)
+            return _create(self.path)
 
-    def write_leader(self, leader: Leader) -> None:
-        """Keep who the first process is, for the sweep of a successor."""
-        # the text of a symbolic link: whole or not there, in one system call
-        os.symlink(" ".join(map(str, leader)), f"{self.path}.leader")
+    def begin_in(self, spare: str) -> int:
+        """Begin the run in a file that is there already; the same."""
+        handle = os.open(spare, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.link(spare, self.path)
+        except OSError:
+            os.close(handle)
+            raise
+        return handle
+
+    def write_leader(self, file: int, leader: Leader) -> None:
+        """Keep who the first process is, for the sweep of a successor, in the file with which the run was begun."""
+        _write_at(file, b"%b %b\n" % (self._mark, " ".join(map(str, leader)).encode()), 0)
 
     def leader(self) -> Leader | None:
+        """The first process of the run, if that was recorded."""
+        line, end, _ = _read(self.path)[:_RECORD_AT].partition(b"\n")
+        mark, _, words = line.partition(b" ")
         try:
-            pid, start, boot, cgroup = os.readlink(f"{self.path}.leader").split(" ")
-            return Leader(int(pid), int(start), boot, cgroup)
+            return _leader_in(words.decode() if end and mark == self._mark else os.readlink(f"{self.path}.leader"))
         except (OSError, ValueError):
             return None
 
     def write_output(self, stream: int, data: bytes) -> None:
         """Keep the output of a stream; it is on disk when this returns."""
-        _write(f"{self.path}.{_STREAMS[stream]}", data, synced=True)
+        _write_synced(f"{self.path}.{_STREAMS[stream]}", data)
 
     def read_output(self, stream: int, position: int, size: int) -> bytes:
         """Kept bytes from ``position`` in the joined pieces; fewer, or none, if they are not there."""
@@ -77,40 +100,47 @@ class RunFiles:
     def write_done(self, done: Done) -> None:
         """Keep how the run ended."""
         frame = pack(done.text.encode(), done.body)
-        _write(f"{self._record}.new", zlib.crc32(frame).to_bytes(4, "big") + frame)
-        os.rename(f"{self._record}.new", self._record)
+        record = _checksum(frame, self._mark) + frame
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _write_at(handle, record, _RECORD_AT)
+        finally:
+            os.close(handle)
 
     def done(self) -> Done | None:
         """How the run ended, or None if that is not, or not readably, on disk."""
-        try:
-            with open(self._record, "rb") as file:
-                raw = file.read()
-            if zlib.crc32(raw[4:]).to_bytes(4, "big") != raw[:4]:
-                return None
-            [(text, body)] = Frames(_MOST).feed(raw[4:])
-            return Done(json.loads(text), text.decode(), body)
-        except (OSError, ValueError, BadFrame):
-            return None
+        return _done_in(_read(self.path)[_RECORD_AT:], self._mark) or _done_in(_read(f"{self.path}.done"), b"")
 
     def sync(self) -> None:
         """Have the record outlive a power failure, as soon as the directory above is synced too."""
-        _sync(self._record)
+        _sync(self.path)
+        if os.path.exists(f"{self.path}.done"):
+            _sync(f"{self.path}.done")
 
     def sync_above(self) -> None:
         _sync(self._above)
 
-    def remove(self) -> None:
-        """Forget the run."""
-        for ending in _FILES:
+    def remove(self, alone: bool) -> None:
+        """Forget the run. ``alone``: nothing lies beside its file, which is not looked for then."""
+        for ending in () if alone else _BESIDE:
             _unlink(self.path + ending)
+        _unlink(self.path)  # the last to go, for it says that the run was begun
 
-    @property
-    def _record(self) -> str:
-        return f"{self.path}.done"
+    def become(self, spare: str) -> None:
+        """Forget the run, whose file is all there is of it, and keep that under this name."""
+        os.rename(self.path, spare)
 
 
-def every_run(root: str) -> Iterator[tuple[str, int]]:
-    """The (journal, seq) of every run that was begun and is not forgotten, whichever of its files there are."""
+def _leader_in(text: str) -> Leader:
+    words = text.split(" ")
+    if len(words) == 4:  # as a symbolic link had it: its start is known to the tick
+        words.insert(1, words[1])
+    pid, first, last, boot, cgroup = words
+    return Leader(int(pid), int(first), int(last), boot, cgroup)
+
+
+def every_run(root: str) -> Iterator[Key]:
+    """Every run that was begun and is not forgotten, whichever of its files there are."""
     above = os.path.join(root, "runs")
     for journal in _names(above):
         begun = {name.partition(".")[0] for name in _names(os.path.join(above, journal))}
@@ -134,20 +164,49 @@ def _names(path: str) -> list[str]:
         return []
 
 
-def _create(path: str) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
-def _write(path: str, data: bytes, synced: bool = False) -> None:
+def _checksum(frame: bytes, mark: bytes) -> bytes:
+    return zlib.crc32(frame, zlib.crc32(mark)).to_bytes(4, "big")
+
+
+def _done_in(raw: bytes, mark: bytes) -> Done | None:
+    """The record, if it is whole and this run's; a longer one may have been there before."""
+    frame = raw[4 : 8 + int.from_bytes(raw[4:8], "big")]
+    try:
+        if _checksum(frame, mark) != raw[:4]:
+            return None
+        [(text, body)] = Frames(_MOST).feed(frame)
+        return Done(json.loads(text), text.decode(), body)
+    except (ValueError, BadFrame):
+        return None
+
+
+def _read(path: str) -> bytes:
+    """All of a file; nothing if it is not there or cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except OSError:
+        return b""
+
+
+def _write_synced(path: str, data: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(handle, left) :]
-        if synced:
-            os.fsync(handle)
+        _write_at(handle, data, 0)
+        os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _write_at(handle: int, data: bytes, at: int) -> None:
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(handle, left, at)
+        left, at = left[written:], at + written
 
 
 def _unlink(path: str) -> None:

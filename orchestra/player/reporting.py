@@ -83,7 +83,8 @@ class Reporter:
         self._in_flight = {report.seq for report in some}
         for report in some:
             del self._queue[report.seq]
-        line.say(commands.REPORT, some).addCallbacks(self._taken, self._not_taken, (line, some), {}, (line, some), {})
+        said = line.say(commands.REPORT, some, at_once=True)
+        said.addCallbacks(self._taken, self._not_taken, (line, some), {}, (line, some), {})
 
     def _taken(self, _: None, line: Line, reports: list[Report]) -> None:
         if line is self._line:

@@ -23,6 +23,10 @@ from orchestra.player.streams import RESPONSE_LIMIT, Answers, Kept, Object
 from orchestra.player.sweep import Seen, of_run, strike
 
 UNKILLABLE_AFTER: Final = 10.0
+YOUNG: Final = 0.004
+"""Seconds for which a run is not watched, and its player not told of it unless with something else: many are over
+before, and that is seen anyway. What it writes in that time waits in its pipes."""
+
 ENOUGH: Final = 2  # looks that find nothing: during a single one somebody may be born and not be seen
 NO_GROUP: Final = -1
 _POLL: Final = 0.03
@@ -44,6 +48,7 @@ class House(NamedTuple):
     strays: "Strays"
     scan: Callable[[float], list[Seen]]  # taken no earlier than this (monotonic)
     reap: Callable[[], None]
+    grown: Callable[["Run"], None]  # it was not over at once
     ended: Callable[["Run", Ended], None]
     alarm: Callable[["Run", str], None]
 
@@ -72,9 +77,8 @@ class Strays:
 
     def _discard(self, handle: int) -> None:
         if _read(handle) == b"":
-            self._loop.unwatch(handle)
             self.handles.discard(handle)
-            os.close(handle)
+            self._loop.close(handle)
 
 
 class Pipe:
@@ -86,24 +90,31 @@ class Pipe:
         self._strays = house.strays
         self.handle = handle
         self._sink = sink
-        if self.open:
-            self._loop.watch(handle, self._ready)
+        self._watched = False
 
     @property
     def open(self) -> bool:
         """Whether somebody may hold the other end."""
         return self.handle >= 0
 
+    def watch(self) -> None:
+        """Take what is written, from here on."""
+        if self.open and not self._watched:
+            self._loop.watch(self.handle, self._ready)
+            self._watched = True
+
     def drain(self) -> bool:
         """Take what was written so far; afterwards discard. Whether somebody still holds the other end."""
-        left = self._waiting() if self.open else 0  # no more: a daemon that keeps writing must not keep us here
-        while left > 0 and (taken := self._take(min(left, _CHUNK))):
-            left -= taken
-        if self.open:
-            self._take(1)
+        if self.open and self._take(_CHUNK):
+            left = self._waiting()  # no more: a daemon that keeps writing must not keep us here
+            while left > 0 and (taken := self._take(min(left, _CHUNK))):
+                left -= taken
+            if self.open:
+                self._take(1)
         held = self.open
         if held:
-            self._loop.unwatch(self.handle)
+            if self._watched:
+                self._loop.unwatch(self.handle)
             self._strays.take(self.handle)
         self._sink.close()
         return held
@@ -119,8 +130,7 @@ class Pipe:
         if data:
             self._sink.feed(data)
         elif data is not None:
-            self._loop.unwatch(self.handle)
-            os.close(self.handle)
+            (self._loop.close if self._watched else os.close)(self.handle)
             self.handle = -1
         return len(data or b"")
 
@@ -160,7 +170,8 @@ class Run:
             self._pipes.append(Pipe(house, process.response, self._response))
         self._due: float | None = None  # monotonic; when the timer goes off
         self._timer: Timer | None = None
-        self._arm(self._begun + terms.timeout / 1000, self._overdue)
+        self._young = True
+        self._arm(self._begun + YOUNG, self.grow)
 
     # ---- from one program to the next
 
@@ -175,7 +186,7 @@ class Run:
         return self._exit is not None
 
     def handed(self) -> handover.State:
-        """What the next program needs to go on."""
+        """What the next program needs to go on with a run that is grown."""
         return {
             "seq": self.seq,
             "mark": self.mark,
@@ -212,14 +223,33 @@ class Run:
             kept.take_over(of_it)
         if self._response:
             self._response.take_over(state["answers"])
+        self._young = False
+        self._watch()
         self._arm(state["due"], self._overdue if self._why is None else self._alarm if self._struck else self._insist)
         if self._exit:
             self._house.loop.later(0, self._look)
 
     # ---- its life
 
+    def grow(self) -> None:
+        """It is not over at once: have it watched, and ended in time."""
+        if not self._young:
+            return
+        self._young = False
+        self._arm(self._begun + self._terms.timeout / 1000, self._overdue)
+        self._house.grown(self)
+        try:
+            self._watch()
+        except OSError as trouble:
+            self.kill(f"the stage cannot read what it writes: {trouble.strerror}")
+
+    def _watch(self) -> None:
+        for pipe in self._pipes:
+            pipe.watch()
+
     def kill(self, reason: str) -> None:
         """End it: SIGTERM to all of it, after its grace SIGKILL. The first reason stands."""
+        self.grow()
         if self._why is not None:
             return
         self._why = reason
@@ -273,7 +303,7 @@ class Run:
         if self._timer:
             self._timer.cancel()
         self._due = due
-        self._timer = None if due is None else self._house.loop.later(due - time.monotonic(), do)
+        self._timer = None if due is None else self._house.loop.at(due, do)
 
     def _strike(self, number: int) -> None:
         """Signal the group at one go, while its number is surely ours, and then whoever has left it."""

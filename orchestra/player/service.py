@@ -189,7 +189,7 @@ class Player(Service):
             self._do(steps)
             return succeed(None)
         self._unsaved += 1
-        saved = self._writer.write(lambda cursor: self._journal.save(cursor, steps.change))
+        saved = self._writer.write(lambda cursor: self._journal.save(cursor, steps.change), brief=True)
         return saved.addCallbacks(self._saved, self._not_saved, (steps,))
 
     def _saved(self, _: None, steps: Steps) -> None:
@@ -210,8 +210,10 @@ class Player(Service):
     def _do(self, steps: Steps) -> None:
         for entry in steps.adopt:
             self._backstage.adopt(entry.seq, self._execution(entry))
-        for entry in steps.start:
-            self._start(entry)
+        if steps.start:
+            for entry in steps.start:
+                self._start(entry)
+            self._backstage.flush()
         for seq in steps.kill:
             self._backstage.kill(seq, "cancelled")
         if steps.forget:

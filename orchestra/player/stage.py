@@ -46,8 +46,6 @@ def _resumed(options: StageOptions, book: int) -> tuple[Stage, socket.socket]:
     """The stage that this process was before it became this program."""
     state = handover.handed(book)
     options.lock = state["lock"]
-    for handle in state["handles"]:
-        os.set_inheritable(handle, False)
     stage = Stage(options, Log(options.log))
     return stage, stage.take_over(state)
 
@@ -89,7 +87,7 @@ def _serve_detached(options: StageOptions, outlet: int) -> NoReturn:
 
 def _check(handed_over: int) -> int:
     """That this program loads is seen by our being here; does it take over what is handed over like this?"""
-    fits = handed_over == handover.FORMAT
+    fits = handed_over in handover.KNOWN
     print("ok" if fits else "this program cannot take over from that one")
     return int(not fits)
 

@@ -5,6 +5,7 @@ import time
 from typing import Final
 
 _LOG_LIMIT: Final = 10 << 20
+_CHECK_AFTER: Final = 64 << 10
 
 
 class Log:
@@ -13,15 +14,48 @@ class Log:
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._handle = 2
+        self._noted: list[str] = []
+        self._hurries = False
+        self._unchecked = 0  # bytes, since the size was looked at
+        self._second = 0
+        self._shown = ""  # that second, as the log has it
         self.reopen()
 
     def say(self, words: str) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self.note(words)
+        self.write()
+
+    def note(self, words: str) -> None:
+        """Have this in the log when :meth:`write` is next called: nobody should wait for it."""
+        self.mention(words)
+        self._hurries = True
+
+    def hurry(self) -> None:
+        """What was mentioned has waited long enough."""
+        self._hurries = True
+
+    def mention(self, words: str) -> None:
+        """Have this in the log before the next line."""
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._shown = second, time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
         words = words if words.isprintable() else ascii(words)
+        self._noted.append(f"{self._shown} stage: {words}\n")
+
+    def write(self) -> None:
+        """Have what was noted in the file."""
+        if not (self._hurries and self._noted):
+            return
+        self._hurries = False
+        lines, self._noted = "".join(self._noted).encode(errors="replace"), []
         try:
-            os.write(self._handle, f"{now} stage: {words}\n".encode(errors="replace"))
+            os.write(self._handle, lines)
         except OSError:
             pass
+        self._unchecked += len(lines)
+        if self._unchecked > _CHECK_AFTER:
+            self._unchecked = 0
+            self._check_size()
 
     def reopen(self) -> None:
         """Open the file anew (SIGHUP), and put it aside if it has grown large."""
@@ -34,7 +68,7 @@ class Log:
             os.close(self._handle)
         self._handle = fresh
 
-    def check_size(self) -> None:
+    def _check_size(self) -> None:
         if self._path and os.fstat(self._handle).st_size > _LOG_LIMIT:
             self.try_to_reopen()
 

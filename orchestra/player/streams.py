@@ -6,7 +6,7 @@ Standard library only. Reading the pipes is the run's business.
 import json
 from typing import Any, Final
 
-from orchestra.checksum import Running
+from orchestra.checksum import Running, sha256
 from orchestra.player import handover
 
 LONGEST_LINE: Final = 64 * 1024
@@ -14,6 +14,7 @@ RESPONSE_LIMIT: Final = 64 * 1024
 DEEPEST: Final = 32  # objects and arrays in a response, one in the other
 _MOST_WHOLE: Final = 1 << 63
 _SLACK: Final = 256 * 1024
+_OF_NOTHING: Final = sha256(b"").hex()
 
 Spans = list[tuple[int, int]]
 
@@ -48,6 +49,8 @@ class Kept:
     @property
     def sha256(self) -> str | None:
         """Of all of it; None if a part that is not kept went by before the stage was replaced."""
+        if not self.total:
+            return _OF_NOTHING
         return self._sha256.digest().hex() if self._sha256 else None
 
     @property

@@ -5,12 +5,14 @@ A process is known by its pid *and* its start time (in one boot), never by the p
 
 import os
 import signal
+import time
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 MARK: Final = "ORCHESTRA_RUN"
 _PAGES: Final = 4096
+_TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _MARK: Final = b"\0" + MARK.encode() + b"="
 
 
@@ -25,10 +27,15 @@ class Seen(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """The first process of a run, as the stage that started it recorded it."""
+    """The first process of a run, as the stage that started it recorded it: born between two looks at the clock.
+
+    Nobody else can have been born with its number in that time, for it was the stage's child until after it. To read
+    its own record from /proc would cost every run more than two looks.
+    """
 
     pid: int
-    start: int
+    first: int  # clock ticks since boot
+    last: int
     boot: str
     cgroup: str  # one word that stands for its place in the control groups
 
@@ -47,6 +54,11 @@ def start_of(pid: int) -> int:
     """When ``pid`` started, in clock ticks since boot; 0 if it is gone."""
     fields = _stat(pid)
     return int(fields[19]) if fields else 0
+
+
+def now() -> int:
+    """The clock by which processes start, in its ticks."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK
 
 
 def scan() -> list[Seen]:
@@ -109,9 +121,9 @@ def _still_ours(leader: Leader, seen: Collection[Seen]) -> bool:
         return False
     for one in seen:
         if one.pid == leader.pid:
-            return one.start == leader.start
+            return leader.first <= one.start <= leader.last
     members = [one for one in seen if leader.pid in (one.group, one.session)]
-    return all(one.start >= leader.start and cgroup_of(one.pid) == leader.cgroup for one in members)
+    return all(one.start >= leader.first and cgroup_of(one.pid) == leader.cgroup for one in members)
 
 
 def _stat(pid: int) -> list[bytes]:

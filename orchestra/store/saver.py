@@ -12,8 +12,9 @@ T = TypeVar("T")
 class Saver(Protocol):
     """Commits works in the order they come."""
 
-    def write(self, work: Callable[[Cursor], T]) -> "Deferred[T]":
-        """Do ``work`` in a transaction; fires after its commit. NotSaved: nothing was done."""
+    def write(self, work: Callable[[Cursor], T], *, brief: bool = False) -> "Deferred[T]":
+        """Do ``work`` in a transaction; fires after its commit. NotSaved: nothing was done. ``brief``: it takes no
+        longer than the disk's sync."""
 
 
 class Loader(Protocol):

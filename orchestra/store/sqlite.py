@@ -171,8 +171,7 @@ def restoring(directory: str) -> str:
 
 def check_length(path: str, used_before: bool) -> None:
     """See that the database has the length that it says, if there is no log that could still give it that."""
-    log = f"{path}-wal"
-    if os.path.exists(log) and os.path.getsize(log):
+    if _says_something(f"{path}-wal"):
         return
     try:
         with open(path, "rb") as file:
@@ -188,6 +187,15 @@ def check_length(path: str, used_before: bool) -> None:
     wanted = int.from_bytes(head[28:32], "big") * (65536 if page == 1 else page)
     if head.startswith(b"SQLite format 3") and head[24:28] == head[92:96] and length < wanted:
         raise StoreDamaged(path=path, problem=f"it is {length} bytes long, and should be {wanted}")
+
+
+def _says_something(log: str) -> bool:
+    """Whether SQLite has written to a log, which may have its length before that."""
+    try:
+        with open(log, "rb") as file:
+            return any(file.read(4))
+    except FileNotFoundError:
+        return False
 
 
 def check(connection: Connection, path: str) -> None:

@@ -1,14 +1,18 @@
 """The store's threads: one writes and commits in groups, one reads.
 
 A group is whatever has come in while the last commit was on its way: one work when idle, many under load. Each work
-has its own savepoint, so a work that fails takes nothing with it. What could not be committed was not done; after a
-failed fsync nothing is tried again.
+has a savepoint of its own, or the transaction to itself, so a work that fails takes nothing with it. What could not be
+committed was not done; after a failed fsync nothing is tried again.
+
+Waking a thread and being woken by it costs more than a quick disk's sync. So a brief work that comes alone, while
+nothing is under way and the disk is quick, is committed by the reactor's thread itself.
 """
 
 import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from sqlite3 import Connection, Cursor
 from typing import Any, Final, TypeVar
@@ -17,16 +21,22 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from orchestra.errors import NotSaved, OrchestraError, StoreFailed
-from orchestra.store.checkpoint import LONG, Checkpointer, log_size, passes
+from orchestra.store.checkpoint import Checkpointer, lengthen, log_size, passes
 from orchestra.store.sqlite import BUSY_TIMEOUT
 
 T = TypeVar("T")
 Work = tuple[Callable[[Cursor], Any], "Deferred[Any]"]
+Group = Sequence[Work]
 Done = tuple["Deferred[Any]", Any]
 
 GROUP: Final = 2000  # works in one commit, or what one turn asks for
 FOLD_WITHIN: Final = 100  # milliseconds for which a commit waits for readers of the log
 LOG_LIMIT: Final = 64 << 20  # bytes of log past which the writer itself folds it in, and waits for that
+LONG: Final = 16 << 20  # bytes by which it grows until that is tried again
+QUICK: Final = 0.003  # seconds for which a commit may keep the reactor, of late and on average
+OF_LATE: Final = 16  # commits
+SLOW_FOR: Final = 1.0  # seconds for which a disk that was not quick is left to the thread
+BUSY_FOR: Final = 0.05  # and for which there is likely more to be committed together
 _OURS: Final = (
     *(sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE),
     *(sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISUSE, 0),
@@ -57,7 +67,12 @@ class Writer:
         self._name = name
         self._after_turn = after_turn
         self._asked: list[Work] = []  # in this turn
+        self._brief = True  # all of them
         self._queue: queue.SimpleQueue[list[Work] | None] = queue.SimpleQueue()
+        self._connection: Connection | None = None  # used by one thread at a time
+        self._under_way = 0  # turns whose works the thread has
+        self._takes = 0.0  # seconds, as a commit by the reactor does of late
+        self._apart_until = 0.0  # monotonic; till then all is the thread's
         self._thread: threading.Thread | None = None
         self._closing = False
         self._stopped: Deferred[None] = Deferred()
@@ -72,20 +87,56 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name=f"{self._name} writer", daemon=True)
         self._thread.start()
 
-    def write(self, work: Callable[[Cursor], T]) -> "Deferred[T]":
-        """Do ``work`` in the next transaction; fires after its commit. NotSaved: nothing was done."""
+    def write(self, work: Callable[[Cursor], T], *, brief: bool = False) -> "Deferred[T]":
+        """Do ``work`` in the next transaction; fires after its commit. NotSaved: nothing was done.
+
+        ``brief``: it takes no longer than the disk's sync.
+        """
         if self._closing:
             return fail(NotSaved(problem=CLOSED))
         done: Deferred[T] = Deferred()
         self._asked.append((work, done))
+        self._brief = self._brief and brief
         if len(self._asked) == 1:
             self._after_turn(self._hand_over)
         return done
 
     def _hand_over(self) -> None:
-        if self._asked:
-            asked, self._asked = self._asked, []
+        if not self._asked:
+            return
+        asked, self._asked = self._asked, []
+        brief, self._brief = self._brief, True
+        if not (brief and self._is_quiet(len(asked)) and self._commit_here(asked)):
+            self._under_way += 1
             self._queue.put(asked)
+
+    def _is_quiet(self, many: int) -> bool:
+        """Whether a commit now keeps nobody waiting, who could otherwise be served or share it."""
+        now = time.monotonic()
+        if many > 1:
+            self._apart_until = max(self._apart_until, now + BUSY_FOR)
+        return not self._under_way and self._connection is not None and now >= self._apart_until
+
+    def _commit_here(self, asked: Group) -> bool:
+        """Commit without the thread; False if the log is not to be written to just now."""
+        assert self._checkpointer is not None
+        if not self._checkpointer.shut.acquire(blocking=False):
+            return False
+        begun = time.monotonic()
+        try:
+            results = self._commit(asked)
+        finally:
+            self._checkpointer.shut.release()
+        ended = time.monotonic()
+        self._takes += (ended - begun - self._takes) / OF_LATE
+        if self._takes > QUICK:
+            self._takes, self._apart_until = 0.0, ended + SLOW_FOR
+        _resolve(results)
+        return True
+
+    def _committed(self, turns: int, results: Sequence[Done]) -> None:
+        self._under_way -= turns
+        _resolve(results)
 
     def stop(self) -> "Deferred[None]":
         """Write what was asked for, close; fires then."""
@@ -101,14 +152,15 @@ class Writer:
     # ---- in the thread
 
     def _run(self) -> None:
-        connection = self._open()
+        self._connection = self._open()
         going = True
         while going:
-            group, going = _next_group(self._queue)
+            turns, group, going = _next_group(self._queue)
             if group:
-                self._deliver(_resolve, self._commit(connection, group))
+                self._deliver(self._committed, turns, self._commit(group))
         if self._checkpointer is not None:
             self._checkpointer.stop()
+        connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 if self._failed is None:
@@ -123,10 +175,14 @@ class Writer:
         except (sqlite3.Error, OSError, OrchestraError) as problem:
             self._fail(problem)
             return None
+        lengthen(self._path)
         self._checkpointer = Checkpointer(self._connect, self._path, self._name, self._fail)
         return connection
 
-    def _commit(self, connection: Connection | None, group: Sequence[Work]) -> list[Done]:
+    # ---- in either thread
+
+    def _commit(self, group: Group) -> list[Done]:
+        connection = self._connection
         if connection is None or self._failed is not None:
             return [(done, Failure(self._failed)) for _, done in group]
         results, problem = commit(connection, self._path, group)
@@ -154,6 +210,7 @@ class Writer:
             # a backup reads for long: nobody's commit is to wait for that
             connection.execute(f"PRAGMA busy_timeout = {FOLD_WITHIN}")
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            lengthen(self._path)
             self._fold_at = self._fold_at + LONG if busy else LOG_LIMIT
         except sqlite3.Error as problem:
             if not passes(problem):
@@ -163,31 +220,38 @@ class Writer:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
 
 
-def _next_group(works: "queue.SimpleQueue[list[Work] | None]") -> tuple[list[Work], bool]:
-    """Wait for work; returns what has come in, and whether more may come."""
+def _next_group(works: "queue.SimpleQueue[list[Work] | None]") -> tuple[int, list[Work], bool]:
+    """Wait for work; returns of how many turns it is, what has come in, and whether more may come."""
     group: list[Work] = []
+    turns = 0
     asked = works.get()
     while asked is not None:
+        turns += 1
         group += asked
         if len(group) >= GROUP:
-            return group, True
+            return turns, group, True
         try:
             asked = works.get_nowait()
         except queue.Empty:
-            return group, True
-    return group, False
+            return turns, group, True
+    return turns, group, False
 
 
 # ---- one transaction
 
 
-def commit(connection: Connection, path: str, group: Sequence[Work]) -> tuple[list[Done], sqlite3.Error | None]:
+def commit(connection: Connection, path: str, group: Group) -> tuple[list[Done], sqlite3.Error | None]:
     """Do all works in one transaction. What each came to, or why the disk can no longer be trusted."""
     cursor = connection.cursor()
     try:
         cursor.execute("BEGIN IMMEDIATE")
-        results = [(done, _attempt(cursor, work)) for work, done in group]
-        cursor.execute("COMMIT")
+        if len(group) == 1:
+            work, done = group[0]
+            results = [(done, _alone(cursor, work))]
+        else:
+            results = [(done, _attempt(cursor, work)) for work, done in group]
+        if connection.in_transaction:
+            cursor.execute("COMMIT")
     except sqlite3.Error as problem:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
@@ -200,26 +264,36 @@ def _code(problem: sqlite3.Error) -> int:
     return getattr(problem, "sqlite_errorcode", 0) & 0xFF
 
 
+def _alone(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
+    """The result of ``work``, or its failure with the transaction rolled back. A failing disk is everybody's."""
+    try:
+        return work(cursor)
+    except Exception as problem:  # whatever it was reaches the one who asked
+        if _is_disks(problem):
+            raise
+        failure = Failure()
+        cursor.execute("ROLLBACK")
+        return failure
+
+
 def _attempt(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
     """The result of ``work``, or its failure with everything it did taken back. A failing disk is everybody's."""
     cursor.execute("SAVEPOINT work")
     try:
         result = work(cursor)
-    except sqlite3.Error as problem:
-        if _code(problem) not in _OURS:
+    except Exception as problem:  # whatever it was reaches the one who asked
+        if _is_disks(problem):
             raise
-        return _take_back(cursor)
-    except Exception:  # noqa: BLE001 - whatever it was reaches the one who asked
-        return _take_back(cursor)
+        failure = Failure()
+        cursor.execute("ROLLBACK TO work")
+        result = failure
     cursor.execute("RELEASE work")
     return result
 
 
-def _take_back(cursor: Cursor) -> Failure:
-    failure = Failure()
-    cursor.execute("ROLLBACK TO work")
-    cursor.execute("RELEASE work")
-    return failure
+def _is_disks(problem: Exception) -> bool:
+    """Whether the database itself is in trouble, and not the work."""
+    return isinstance(problem, sqlite3.Error) and _code(problem) not in _OURS
 
 
 def _resolve(results: Sequence[Done]) -> None:
@@ -306,7 +380,7 @@ class Inline:
         self._fatal = fatal
         self._failed: StoreFailed | None = None
 
-    def write(self, work: Callable[[Cursor], T]) -> "Deferred[T]":
+    def write(self, work: Callable[[Cursor], T], *, brief: bool = False) -> "Deferred[T]":
         """Do ``work`` now."""
         if self._failed is not None:
             return fail(self._failed)

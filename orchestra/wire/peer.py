@@ -81,8 +81,11 @@ class Peer(amp.AMP):
 
     # ---- speaking
 
-    def say(self, command: Command, payload: Any) -> "Deferred[None]":
-        """Send ``payload``; fires when the peer has answered it. NotSaved: it said so; else the connection's end."""
+    def say(self, command: Command, payload: Any, *, at_once: bool = False) -> "Deferred[None]":
+        """Send ``payload``; fires when the peer has answered it. NotSaved: it said so; else the connection's end.
+
+        ``at_once``: before this turn does anything else; otherwise all that it says to this peer leaves together.
+        """
         answer: Deferred[None] = Deferred()
         raw = batches.encode(payload)
         if self.closed or not self._take_on(len(raw)):
@@ -93,6 +96,8 @@ class Peer(amp.AMP):
             sent = amp.AMP.callRemoteString(self, command.name, requiresAnswer=command.answered, **box)
             if more and sent is not None:
                 sent.addErrback(lambda _: None)  # the last box of the batch fails with the same reason
+        if at_once and (flush := getattr(self.transport, "flush", None)) is not None:
+            flush()
         if sent is None:
             self._owed -= len(raw)
             answer.callback(None)

@@ -12,9 +12,16 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from orchestra.wire.prompt import send_now
+
 
 class Transport(BufferingTLSTransport):
     """The TLS of one connection."""
+
+    def flush(self) -> None:
+        """Send at once what was written in this turn."""
+        self._aggregator.flush()
+        send_now(self.transport)
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]  # Twisted's own

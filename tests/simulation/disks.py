@@ -138,7 +138,7 @@ class Writer:
     def start(self) -> None:
         """It is always ready."""
 
-    def write(self, work: Callable[[Cursor], T]) -> "Deferred[T]":
+    def write(self, work: Callable[[Cursor], T], *, brief: bool = False) -> "Deferred[T]":
         """Do ``work`` in the next commit; fires after it, if the process lives to see it."""
         if self._closing:
             return fail(NotSaved(problem=CLOSED))
