@@ -208,7 +208,7 @@ def test_a_rehearsal_is_for_scores_that_know_it(theatre: Theatre, player: Player
 
 def test_limits_change_nothing_else(theatre: Theatre, player: Player, tmp_path: Path) -> None:
     """Its parameters, its response, its session, its directory and its umask; and no descriptor of the stage's."""
-    show = "umask; pwd; ls /proc/$$/fd | wc -l; echo $(cut -d' ' -f5,6 /proc/$$/stat) $$"
+    show = "umask; pwd; ls /proc/self/fd | wc -l; echo $(cut -d' ' -f5,6 /proc/$$/stat) $$"
     conf = f"interface = json\ndir = {tmp_path}\numask = 027\n{{}}[param host]\n"
     for seq, more in ((1, ""), (2, "limit_files = 64\n"), (3, "")):
         theatre.score(f"show{seq}", f"{show}; cat >&3", conf.format(more))
@@ -216,7 +216,7 @@ def test_limits_change_nothing_else(theatre: Theatre, player: Player, tmp_path: 
         outcome, body = player.ended(seq)
         assert outcome["response"] == {"host": "web1"}
         umask, where, handles, ids = body.decode().splitlines()
-        assert (umask, where, int(handles)) == ("0027", str(tmp_path), 5)  # the shell has its script open, too
+        assert (umask, where, int(handles)) == ("0027", str(tmp_path), 5)  # ls looks at a directory, too
         assert len(set(ids.split())) == 1
 
 
