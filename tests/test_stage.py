@@ -775,7 +775,7 @@ def test_check_loads_everything_and_nothing_heavy(theatre: Theatre) -> None:
     ours = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names}
     assert {name.split(".")[0] for name in ours} == {"orchestra"}
     heavy = {"asyncio", "ssl", "logging", "ctypes", "http", "email", "multiprocessing", "inspect", "unittest"}
-    heavy |= {"hashlib", "traceback", "argparse", "shutil"}
+    heavy |= {"hashlib", "traceback", "argparse", "shutil", "subprocess"}
     assert not heavy & {name.split(".")[0] for name in loaded}
 
 

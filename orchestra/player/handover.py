@@ -8,7 +8,6 @@ import binascii
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -84,11 +83,9 @@ class Renewal:
 
 
 def _try_program() -> int:
-    nothing = subprocess.DEVNULL
     command = [*_program(), "--check", str(FORMAT)]
-    child = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
-    child.returncode = 0  # reaping is the stage's: Popen must never wait for it
-    return child.pid
+    nothing = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in range(3)]
+    return os.posix_spawn(command[0], command, os.environ, file_actions=nothing, setsid=True)
 
 
 def _become(loop: Loop, state: State, handles: Sequence[int]) -> None:

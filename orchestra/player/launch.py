@@ -6,7 +6,6 @@ import os
 import pwd
 import resource
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -116,7 +115,7 @@ def launch(score: ScoreFile, who: Identity, env: Mapping[str, str], null: int, t
         theirs = [null if told is None else ends[6], *ends[1:6:2]]
         spawn = _spawn_with_popen if who.switch or score.rules.limited else _spawn
         pid = spawn(score, who, env, theirs)
-    except (OSError, ValueError, subprocess.SubprocessError) as problem:
+    except (OSError, ValueError, ImportError) as problem:
         for end in ends:
             os.close(end)
         raise NotStarted(reason=_sentence(score, who, problem)) from None
@@ -148,6 +147,8 @@ def _spawn(score: ScoreFile, who: Identity, env: Mapping[str, str], theirs: Sequ
 
 def _spawn_with_popen(score: ScoreFile, who: Identity, env: Mapping[str, str], theirs: Sequence[int]) -> int:
     """Start the score as another user or with limits, which posix_spawn cannot."""
+    import subprocess  # with what it imports 0.6 MB of a stage, and many never need it
+
     more = theirs[3:]
     try:
         if more:
@@ -165,6 +166,8 @@ def _spawn_with_popen(score: ScoreFile, who: Identity, env: Mapping[str, str], t
             preexec_fn=_limits(score.rules) if score.rules.limited else None,
             **who.switch,
         )
+    except subprocess.SubprocessError as problem:
+        raise ValueError(str(problem)) from None
     finally:
         if more:
             _empty_response()

@@ -94,8 +94,9 @@ class Credentials:
 
     def _expiring(self, what: str, certificate: x509.Certificate, now: int) -> str:
         end = milliseconds(certificate.not_valid_after_utc)
-        name = f"{what} {describe(certificate)}"
-        return _in_time(name, end, now, "renew it, or nobody can connect then")
+        if end - now > WARN_BEFORE:
+            return ""
+        return _ends(f"{what} {describe(certificate)}", end, now, "renew it, or nobody can connect then")
 
     def _uncovered(self) -> list[str]:
         without = _without_list(self.authorities, self.crls)
@@ -348,13 +349,13 @@ def _without_list(
 
 
 def _expiring_list(crl: x509.CertificateRevocationList, now: int) -> str:
-    end = crl.next_update_utc
-    name = f"the certificate revocation list of '{issuer(crl)}'"
-    return "" if end is None else _in_time(name, milliseconds(end), now, "fetch a new one, or nobody can connect then")
-
-
-def _in_time(name: str, end: int, now: int, remedy: str) -> str:
-    if end - now > WARN_BEFORE:
+    update = crl.next_update_utc
+    if update is None or (end := milliseconds(update)) - now > WARN_BEFORE:
         return ""
+    name = f"the certificate revocation list of '{issuer(crl)}'"
+    return _ends(name, end, now, "fetch a new one, or nobody can connect then")
+
+
+def _ends(name: str, end: int, now: int, remedy: str) -> str:
     moment = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end / 1000))
     return f"{name} {'expires' if end > now else 'expired'} on {moment}; {remedy}"
