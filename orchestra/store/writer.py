@@ -129,7 +129,7 @@ class Writer:
             self._checkpointer.shut.release()
         ended = time.monotonic()
         self._takes += (ended - begun - self._takes) / OF_LATE
-        if self._takes > QUICK:
+        if self._takes > QUICK or self._log_is_long():
             self._takes, self._apart_until = 0.0, ended + SLOW_FOR
         _resolve(results)
         return True
@@ -157,7 +157,9 @@ class Writer:
         while going:
             turns, group, going = _next_group(self._queue)
             if group:
-                self._deliver(self._committed, turns, self._commit(group))
+                results = self._commit(group)
+                self._fold()  # before that is said: the connection may be the reactor's then
+                self._deliver(self._committed, turns, results)
         if self._checkpointer is not None:
             self._checkpointer.stop()
         connection, self._connection = self._connection, None
@@ -189,7 +191,8 @@ class Writer:
         if problem is not None:
             failed = self._fail(problem)
             return [(done, Failure(failed)) for _, done in group]
-        self._fold(connection)
+        assert self._checkpointer is not None
+        self._checkpointer.wrote()
         return results
 
     def _fail(self, problem: Exception) -> StoreFailed:
@@ -200,11 +203,13 @@ class Writer:
                 self._deliver(self._fatal, self._failed)
             return self._failed
 
-    def _fold(self, connection: Connection) -> None:
-        """Have the log folded in: by and by, or here and now when it has grown too long."""
-        assert self._checkpointer is not None
-        self._checkpointer.wrote()
-        if log_size(self._path) < self._fold_at:
+    def _log_is_long(self) -> bool:
+        return log_size(self._path) >= self._fold_at
+
+    def _fold(self) -> None:
+        """Fold in a log that has grown too long, here and now: in the thread, for it takes its time."""
+        connection = self._connection
+        if connection is None or self._failed is not None or not self._log_is_long():
             return
         try:
             # a backup reads for long: nobody's commit is to wait for that
@@ -247,7 +252,10 @@ def commit(connection: Connection, path: str, group: Group) -> tuple[list[Done],
         cursor.execute("BEGIN IMMEDIATE")
         if len(group) == 1:
             work, done = group[0]
-            return [(done, _alone(cursor, work))], None
+            result = _result(cursor, work, undo="ROLLBACK")
+            if not isinstance(result, Failure):
+                cursor.execute("COMMIT")
+            return [(done, result)], None
         results = [(done, _attempt(cursor, work)) for work, done in group]
         cursor.execute("COMMIT")
     except sqlite3.Error as problem:
@@ -262,38 +270,24 @@ def _code(problem: sqlite3.Error) -> int:
     return getattr(problem, "sqlite_errorcode", 0) & 0xFF
 
 
-def _alone(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
-    """The result of ``work``, committed, or its failure with the transaction rolled back. A failing disk is raised."""
-    try:
-        result = work(cursor)
-    except Exception as problem:  # whatever it was reaches the one who asked
-        if _is_disks(problem):
-            raise
-        failure = Failure()
-        cursor.execute("ROLLBACK")
-        return failure
-    cursor.execute("COMMIT")
-    return result
-
-
 def _attempt(cursor: Cursor, work: Callable[[Cursor], Any]) -> Any:
-    """The result of ``work``, or its failure with everything it did taken back. A failing disk is everybody's."""
+    """The result of ``work``, or its failure with everything it did taken back, and nothing else."""
     cursor.execute("SAVEPOINT work")
-    try:
-        result = work(cursor)
-    except Exception as problem:  # whatever it was reaches the one who asked
-        if _is_disks(problem):
-            raise
-        failure = Failure()
-        cursor.execute("ROLLBACK TO work")
-        result = failure
+    result = _result(cursor, work, undo="ROLLBACK TO work")
     cursor.execute("RELEASE work")
     return result
 
 
-def _is_disks(problem: Exception) -> bool:
-    """Whether the database itself is in trouble, and not the work."""
-    return isinstance(problem, sqlite3.Error) and _code(problem) not in _OURS
+def _result(cursor: Cursor, work: Callable[[Cursor], Any], undo: str) -> Any:
+    """The result of ``work``, or its failure, undone. A failing disk is everybody's, and raised."""
+    try:
+        return work(cursor)
+    except Exception as problem:  # whatever it was reaches the one who asked
+        if isinstance(problem, sqlite3.Error) and _code(problem) not in _OURS:
+            raise
+        failure = Failure()
+        cursor.execute(undo)
+        return failure
 
 
 def _resolve(results: Sequence[Done]) -> None:
